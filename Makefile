@@ -1,0 +1,36 @@
+# make run   set up once, then the default job          make test   set up once, then every check
+# Needs Python >= 3.11 and make; nothing else. Pass overrides with ARGS: make run ARGS="strategy=ewc seed=3"
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?= strategy=partial
+
+.PHONY: run test test-slow lint check bench clean
+
+run: $(VENV)/.ready
+	$(BIN)/python run.py $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/speed/overhead.py
+
+clean:
+	rm -rf $(VENV)
+
+# The marker is written last, so an interrupted installation starts again.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'frostline needs Python >= 3.11, this is ' + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

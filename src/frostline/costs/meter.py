@@ -1,0 +1,211 @@
+"""CostMeter: one ledger row per phase of a task.
+
+Time is taken between device synchronisations where a phase begins and ends, and nowhere else; inside a phase the only
+work per step is adding integers.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frostline.checks import in_range, one_of
+from frostline.costs.energy import EnergyMeter
+from frostline.flops import FlopCounter
+
+PHASES = ("setup", "compile", "select", "train", "consolidate", "cache", "evaluate")
+SUMMED = ("steps", "samples", "flops", "seconds", "energy_joules", "usd", "co2e_kg")
+LARGEST = ("peak_memory_bytes", "stored_bytes", "trainable_parameters")
+JOULES_PER_KWH = 3.6e6
+
+
+@dataclass
+class LedgerRow:
+    """One phase of one task. Bytes are peaks, joules and money are None where nothing measures them."""
+
+    task: int | None
+    phase: str
+    steps: int = 0
+    samples: int = 0
+    flops: int = 0
+    seconds: float = 0.0
+    energy_joules: float | None = None
+    energy_source: str | None = None
+    peak_memory_bytes: int = 0
+    stored_bytes: int = 0
+    trainable_parameters: int = 0
+    usd: float | None = None
+    co2e_kg: float | None = None
+
+
+COLUMNS = tuple(f.name for f in fields(LedgerRow))
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What time and electricity cost: USD per hour of the machine, USD per kWh where energy is measured."""
+
+    price_per_hour: float = 0.0
+    electricity_price_per_kwh: float = 0.0
+
+    def __post_init__(self) -> None:
+        in_range("cost.price_per_hour", self.price_per_hour, 0)
+        in_range("cost.electricity_price_per_kwh", self.electricity_price_per_kwh, 0)
+
+    def usd(self, seconds: float, joules: float | None) -> float:
+        """Return the money for `seconds` of the machine and, where known, its electricity."""
+        return seconds / 3600 * self.price_per_hour + (joules or 0.0) / JOULES_PER_KWH * self.electricity_price_per_kwh
+
+
+class CostMeter:
+    """Fill the ledger.
+
+        with meter.phase("train", task=0):
+            ...
+            meter.step(samples=128, flops=known)
+
+    `row` is the open row. `paused()` takes a stretch out of the bill: probes and checkpoints are not the method's cost.
+    """
+
+    def __init__(
+        self, device: torch.device | str = "cpu", prices: Prices | None = None, energy: EnergyMeter | None = None
+    ):
+        self.device = torch.device(device)
+        self.prices = prices or Prices()
+        self.energy = energy
+        self.rows: list[LedgerRow] = []
+        self.unbilled_seconds = 0.0
+        self._open: LedgerRow | None = None
+        self._clock = 0.0
+
+    @property
+    def row(self) -> LedgerRow:
+        """The row that is open."""
+        if self._open is None:
+            raise RuntimeError("no phase is open: wrap the work in `with meter.phase(...)`")
+        return self._open
+
+    def step(self, samples: int, flops: int = 0) -> None:
+        """Add one step to the open row."""
+        row = self.row
+        row.steps += 1
+        row.samples += samples
+        row.flops += flops
+
+    @contextmanager
+    def phase(self, name: str, task: int | None = None, *, count: bool = False) -> Iterator[LedgerRow]:
+        """Open the row (task, name), or go on with it where a checkpoint left it half done.
+
+        count: let the flop counter itself watch the whole phase. For work that is done once a task; it costs some
+        microseconds per operator, so the training loop is not counted like this.
+        """
+        one_of("phase", name, PHASES)
+        if self._open is not None:
+            raise RuntimeError(f"phase {name!r} cannot open inside phase {self._open.phase!r}")
+        if self.rows and (self.rows[-1].task, self.rows[-1].phase) == (task, name):
+            row = self.rows[-1]
+        else:
+            row = LedgerRow(task, name)
+            self.rows.append(row)
+        self._open = row
+        _reset_peak_memory(self.device)
+        self._start()
+        try:
+            if count:
+                with FlopCounter() as counter:
+                    yield row
+                row.flops += counter.total
+            else:
+                yield row
+        finally:
+            self._stop()
+            self._open = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep a stretch inside a phase off the bill."""
+        if self._open is None:
+            yield
+            return
+        self._stop()
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronise()
+            self.unbilled_seconds += time.perf_counter() - begin
+            self._start()
+
+    def _synchronise(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _start(self) -> None:
+        self._synchronise()
+        if self.energy is not None:
+            self.energy.start()
+        self._clock = time.perf_counter()
+
+    def _stop(self) -> None:
+        self._synchronise()
+        seconds = time.perf_counter() - self._clock
+        row = self.row
+        row.seconds += seconds
+        row.peak_memory_bytes = max(row.peak_memory_bytes, _peak_memory(self.device))
+        if self.energy is not None:
+            joules, carbon = self.energy.stop()
+            row.energy_joules = (row.energy_joules or 0.0) + joules
+            row.co2e_kg = (row.co2e_kg or 0.0) + carbon
+            row.energy_source = self.energy.source
+        row.usd = self.prices.usd(row.seconds, row.energy_joules)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the ledger as plain values."""
+        return {"rows": [asdict(row) for row in self.rows], "unbilled_seconds": self.unbilled_seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the ledger; a row that was open goes on when its phase opens again."""
+        self.rows = [LedgerRow(**row) for row in state["rows"]]
+        self.unbilled_seconds = state["unbilled_seconds"]
+
+
+def totals(rows: list[LedgerRow]) -> dict[str, float | None]:
+    """Return the sum of what adds up and the maximum of what does not (bytes, parameters)."""
+    result: dict[str, float | None] = {}
+    for name in SUMMED:
+        values = [getattr(row, name) for row in rows if getattr(row, name) is not None]
+        result[name] = sum(values) if values else None
+    for name in LARGEST:
+        result[name] = max((getattr(row, name) for row in rows), default=0)
+    return result
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again at the present size
+    except OSError:
+        return  # elsewhere the mark is the whole process's so far: an upper bound
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Return peak bytes: allocated on a GPU, resident (the whole process) on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,1 @@
+"""Embedded data; its licence is beside it."""

@@ -1,0 +1,115 @@
+"""The Hydra entry behind run.py and `frostline run`; errors become one clear message."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from frostline.checks import UsageError, nearest
+from frostline.config import DictConfig, conf_dir, register
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
+    try:
+        _run_hydra(_for_resume(arguments))
+    except KeyboardInterrupt:
+        _stop("Interrupted. Go on from the last checkpoint with: python run.py resume=FOLDER", code=130)
+    except Exception as error:
+        message = explain(error)
+        if message is None or wants_traceback:
+            raise
+        _stop(message)
+
+
+def _run_hydra(arguments: list[str]) -> None:
+    import hydra
+
+    def job(cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from frostline.job import execute, resume
+
+        context = HydraConfig.get()
+        folder = Path(context.runtime.output_dir)
+        try:
+            if cfg.resume is None:
+                execute(cfg, folder)
+            else:
+                resume(cfg, folder, list(context.overrides.task))
+        except UsageError as error:
+            if context.mode == RunMode.MULTIRUN:
+                raise  # Hydra runs the other jobs of the sweep first
+            _stop(str(error))
+
+    register()
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def _for_resume(arguments: list[str]) -> list[str]:
+    """Let a resumed run write into its own folder, and leave Hydra's record of the first start alone."""
+    folders = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=") and a != "resume=null"]
+    if not folders:
+        return arguments
+    if "-m" in arguments or "--multirun" in arguments:
+        raise UsageError("resume goes on with one run: leave out -m.")
+    folder = Path(folders[-1])
+    if not folder.is_dir():
+        raise UsageError(f"resume={str(folder)!r}: there is no such folder. Expected the folder of an earlier run.")
+    kept = [a for a in arguments if not a.startswith(("resume=", "hydra.run.dir="))]
+    where = str(folder.resolve()).replace("'", "\\'")
+    return [
+        *kept,
+        f"resume='{where}'",
+        f"hydra.run.dir='{where}'",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+    ]
+
+
+def _stop(message: str, code: int = 1) -> NoReturn:
+    print(f"frostline: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def explain(error: BaseException) -> str | None:
+    """Return one clear message for an error of the user's making, None for anything else (a bug: show the traceback)."""
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    inner: BaseException | None = error
+    while inner is not None:  # what we refuse ourselves may come wrapped in Hydra's own error
+        if isinstance(inner, UsageError):
+            return str(inner)
+        inner = inner.__cause__
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: expected one of {', '.join(error.options)}.{nearest(name, error.options)}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    cause: Any = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    text = f"{error}\n{cause or ''}".replace("Error merging override ", "").strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [
+        line for line in lines if not re.match(r"(full_key|object_type|reference_type)[:=]|To append|Set the env", line)
+    ]
+    return ". ".join(dict.fromkeys(line.rstrip(".") for line in kept)) + "." + _hint(cause, text)
+
+
+def _hint(cause: Any, text: str) -> str:
+    """Return the nearest key for a key that does not exist."""
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']+')", f"{text} {cause}")
+    group = re.search(r"Could not override '([^']+)'", text)
+    if unknown is None and group is None:
+        return ""
+    name = unknown.group(1) if unknown else str(group.group(1) if group else "").split(".")[-1]
+    parent = getattr(cause, "parent_node", None)
+    known = [str(k) for k in parent] if parent is not None and hasattr(parent, "keys") else []
+    return nearest(name, known) or (f" Known keys: {', '.join(known)}." if known else "")

@@ -1,0 +1,30 @@
+"""The one shape that every model has: blocks in order of depth, then a head."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Head(nn.Linear):
+    """A linear classifier in which invisible classes cannot win, be learned or be unlearned."""
+
+    def forward(self, input: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return logits [B, C] from features [B, D]; -inf where visible ([C] or [B, C] bool) is False."""
+        logits = super().forward(input)
+        return logits if visible is None else logits.masked_fill(~visible, -torch.inf)
+
+
+class Classifier(nn.Module):
+    """A backbone (an nn.Sequential of blocks from shallow to deep) with a head on its [B, D] features."""
+
+    def __init__(self, backbone: nn.Sequential, features: int, classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.head = Head(features, classes)
+
+    def blocks(self) -> list[str]:
+        """Return the module names of the backbone's blocks that hold parameters, shallow first."""
+        return [f"backbone.{n}" for n, m in self.backbone.named_children() if any(True for _ in m.parameters())]
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return logits [B, C]."""
+        return self.head(self.backbone(x), visible)

@@ -1,0 +1,209 @@
+"""Runs side by side: one row a configuration, with the mean and its 95 % confidence interval over seeds."""
+
+import csv
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from frostline import metrics, results
+from frostline.checks import UsageError
+from frostline.config import differences
+from frostline.files import atomic_write
+from frostline.report.terminal import si
+
+IGNORED = ("seed", "resume", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s")
+COLUMNS = ("accuracy", "forgetting", "intransigence", "flops", "seconds", "usd")
+
+
+@dataclass
+class Group:
+    """The runs of one configuration."""
+
+    label: str
+    runs: list[dict[str, Any]]
+
+    def values(self, column: str) -> list[float]:
+        """Return the column's value of each run that has one. Costs are those of learning, without evaluation."""
+        found = [_value(run, column) for run in self.runs]
+        return [v for v in found if v is not None]
+
+    def interval(self, column: str) -> tuple[float, float] | None:
+        """Return the mean and the half-width of its 95 % confidence interval (Student's t; NaN for a single run)."""
+        values = self.values(column)
+        if not values:
+            return None
+        half = np.nan
+        if len(values) > 1:
+            half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+        return float(np.mean(values)), half
+
+
+def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
+    """Print the table of all runs below `folders`; write it as CSV and draw accuracy against cost."""
+    console = Console()
+    groups = group_runs(find_runs(folders, console))
+    console.print(_table(groups))
+    with atomic_write(out / "comparison.csv") as f:
+        lines = csv.writer(f)
+        lines.writerow(["configuration", "seeds", *(f"{c}_{part}" for c in COLUMNS for part in ("mean", "ci95"))])
+        for group in groups:
+            cells = [group.interval(c) or (None, None) for c in COLUMNS]
+            lines.writerow([group.label, len(group.runs), *(v for pair in cells for v in pair)])
+    figure = accuracy_against_cost(groups)
+    for ending in ("png", "pdf"):
+        figure.savefig(out / f"accuracy_against_cost.{ending}", dpi=150)
+    console.print(f"Table and figure: [bold]{out}[/]", soft_wrap=True)
+    return groups
+
+
+def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]:
+    """Return every complete result below `folders`, each file once; name those that are not complete."""
+    found: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        if not folder.exists():
+            raise UsageError(f"{folder}: there is no such folder. Expected the folder of a run or a sweep.")
+        for path in sorted(folder.rglob(results.NAME)):
+            try:
+                content = results.read(path.parent)
+            except (ValueError, json.JSONDecodeError) as error:
+                console.print(f"[yellow]left out: {path}: {error}[/]", soft_wrap=True)
+                continue
+            if content["status"] == "complete":
+                found[path.resolve()] = content
+            else:
+                console.print(f"[yellow]left out: {path.parent} is {content['status']}[/]", soft_wrap=True)
+    if not found:
+        where = ", ".join(map(str, folders))
+        raise UsageError(f"No complete run below {where}: expected folders that hold a {results.NAME}.")
+    return list(found.values())
+
+
+def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
+    """Put runs that differ only in their seed together; a label names what differs between the groups."""
+    keys = [json.dumps(_identity(run["config"]), sort_keys=True) for run in runs]
+    grouped = {key: [run for run, k in zip(runs, keys, strict=True) if k == key] for key in dict.fromkeys(keys)}
+    configs = [members[0]["config"] for members in grouped.values()]
+    varying: dict[str, None] = {}
+    for config in configs[1:]:
+        varying |= dict.fromkeys(differences(_flat(configs[0]), _flat(config)))
+    labels = [_label(config, list(varying)) for config in configs]
+    groups = [Group(label, members) for label, members in zip(labels, grouped.values(), strict=True)]
+    _fill_intransigence(groups)
+    return groups
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration without what makes no other experiment: seeds, devices, trackers."""
+    flat = {k: v for k, v in _flatten(config).items() if not k.endswith("seed")}
+    return {k: v for k, v in flat.items() if k.startswith("strategy") or not k.startswith(IGNORED)}
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix[:-1]: value}
+    return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{prefix}{key}.").items()}
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a label may mention: everything of the identity but the members' own classes."""
+    flat = {k: v for k, v in _identity(config).items() if not k.endswith("_target_")}
+    flat["strategy"] = "+".join(config["strategy"])
+    flat["selector"] = config["selector"]["_target_"].rpartition(".")[2]
+    flat["model"] = config["model"]["_target_"].rpartition(".")[2]
+    return flat
+
+
+def _label(config: dict[str, Any], varying: list[str]) -> str:
+    flat = _flat(config)
+    members = list(config["strategy"])
+    parts = ["+".join(members)]
+    for key in varying:
+        # A setting that only some strategies or selectors have says nothing beyond their names, unless it was swept.
+        if key == "strategy" or key not in flat or flat[key] is None:
+            continue
+        if key == "selector" and flat[key] == "Everything":
+            continue
+        parts.append(f"{key.split('.')[-1] if key != 'selector' else ''}={flat[key]}".lstrip("="))
+    return " ".join(parts)
+
+
+def _fill_intransigence(groups: list[Group]) -> None:
+    """Use a cumulative run of the same stream and seed, where there is one, as the reference of Chaudhry et al. 2018."""
+
+    def key(run: dict[str, Any]) -> str:
+        return json.dumps([run["config"]["stream"], run["config"]["model"], run["seed"]], sort_keys=True)
+
+    runs = [run for group in groups for run in group.runs]
+    known = {
+        key(r): np.diagonal(metrics.matrix(r["accuracy"])[1:])
+        for r in runs
+        if list(r["config"]["strategy"]) == ["cumulative"]
+    }
+    for run in runs:
+        if key(run) in known:
+            value = metrics.intransigence(metrics.matrix(run["accuracy"]), known[key(run)])
+            run["metrics"]["intransigence"] = None if np.isnan(value) else float(value)
+
+
+def _value(run: dict[str, Any], column: str) -> float | None:
+    if column == "accuracy":
+        return run["metrics"]["average_accuracy"]
+    if column in run["metrics"]:
+        return run["metrics"][column]
+    values = [r[column] for r in run["ledger"] if r["phase"] in results.TRAINING_PHASES and r[column] is not None]
+    return sum(values) if values else None
+
+
+def _table(groups: list[Group]) -> Table:
+    shown = [c for c in COLUMNS if any(g.interval(c) for g in groups)]
+    if all((g.interval("usd") or (0, 0))[0] == 0 for g in groups):
+        shown.remove("usd")
+    table = Table(title="Mean ± 95 % confidence interval over seeds; costs are those of learning")
+    table.add_column("configuration", overflow="fold")
+    table.add_column("seeds", justify="right")
+    for column in shown:
+        table.add_column({"flops": "FLOPs", "usd": "USD"}.get(column, column), justify="right")
+    for group in sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0]):
+        table.add_row(group.label, str(len(group.runs)), *(_cell(column, group.interval(column)) for column in shown))
+    return table
+
+
+def _cell(column: str, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return "-"
+    mean, half = interval
+    write = {"flops": si, "usd": "{:.6f}".format, "seconds": "{:.1f}".format}.get(column, "{:.3f}".format)
+    return write(mean) if np.isnan(half) else f"{write(mean)} ± {write(half)}"
+
+
+def accuracy_against_cost(groups: list[Group]) -> Figure:
+    """Return final accuracy against the FLOPs and the seconds of learning, a point a configuration."""
+    figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+    for place, (column, label, scale) in enumerate((("flops", "TFLOPs", 1e12), ("seconds", "seconds", 1.0))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        for number, group in enumerate(groups):
+            (x, dx), (y, dy) = (group.interval(c) or (np.nan, np.nan) for c in (column, "accuracy"))
+            axes.errorbar(
+                x / scale, y, xerr=np.nan_to_num(dx) / scale, yerr=np.nan_to_num(dy),
+                fmt="osD^vP*X"[number // 10 % 8], color=f"C{number % 10}", capsize=3, label=group.label,
+            )  # fmt: skip
+        axes.set_xlabel(f"{label} spent on learning")
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("average accuracy after the last task")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+    return figure

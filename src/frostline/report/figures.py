@@ -1,0 +1,89 @@
+"""The figures of one run: its accuracy matrix, and accuracy against what it had cost by then."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from frostline import metrics
+from frostline.results import TRAINING_PHASES
+
+ACCENT, FAINT = "#0b5394", "#9aa5b1"
+
+
+def run_figures(folder: Path, content: dict[str, Any]) -> None:
+    """Write folder/figures/*.png and *.pdf."""
+    target = folder / "figures"
+    target.mkdir(parents=True, exist_ok=True)
+    figures = {"accuracy_matrix": accuracy_matrix(content), "accuracy_against_cost": accuracy_against_cost(content)}
+    for name, figure in figures.items():
+        figure.savefig(target / f"{name}.png", dpi=150)
+        figure.savefig(target / f"{name}.pdf")
+
+
+def accuracy_matrix(content: dict[str, Any]) -> Figure:
+    """Return the heat map of the accuracy matrix; cells that were not evaluated stay white."""
+    R = metrics.matrix(content["accuracy"])
+    names = content["stream"]["tasks"]
+    side = max(3.6, 0.62 * len(names) + 1.8)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(R, vmin=0, vmax=1, cmap="YlGnBu", aspect="auto")
+    axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 5 else 0)
+    axes.set_yticks(range(len(names) + 1), ["untrained", *names])
+    axes.set_xlabel("tested on task")
+    axes.set_ylabel("after learning task")
+    if len(names) <= 12:
+        for i, j in np.argwhere(~np.isnan(R)):
+            axes.text(
+                j,
+                i,
+                f"{R[i, j]:.2f}",
+                ha="center",
+                va="center",
+                color="white" if R[i, j] > 0.6 else "black",
+                fontsize=9,
+            )
+    figure.colorbar(image, ax=axes, label="test accuracy")
+    axes.set_title(f"{content['stream']['name']}: {' + '.join(content['config']['strategy'])}")
+    return figure
+
+
+def cumulative_costs(content: dict[str, Any], column: str) -> list[float]:
+    """Return what learning had cost in `column` after each task."""
+    tasks = range(len(content["stream"]["tasks"]))
+    rows = [r for r in content["ledger"] if r["phase"] in TRAINING_PHASES and r["task"] is not None]
+    return list(np.cumsum([sum(r[column] or 0 for r in rows if r["task"] == t) for t in tasks]))
+
+
+def accuracy_against_cost(content: dict[str, Any]) -> Figure:
+    """Return mean accuracy on the tasks learned so far against FLOPs and seconds spent on learning."""
+    R = metrics.matrix(content["accuracy"])
+    mean = [np.nan if np.isnan(R[i, :i]).any() else R[i, :i].mean() for i in range(1, len(R))]
+    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+    full = content["full_finetuning"]
+    for place, (column, label, scale) in enumerate((("flops", "TFLOPs", 1e12), ("seconds", "seconds", 1.0))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        spent = np.array(cumulative_costs(content, column)) / scale
+        axes.plot(spent, mean, "o-", color=ACCENT, label="this run", clip_on=False)
+        for number, (x, y) in enumerate(zip(spent, mean, strict=True)):
+            if not np.isnan(y) and len(mean) <= 12:
+                axes.annotate(f"task {number}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=8)
+        if full.get(column):
+            _mark_full(axes, full[column] / scale)
+        axes.set_xlabel(f"{label} spent on learning")
+        axes.set_ylim(0, 1.05)
+        axes.set_xlim(left=0)
+        axes.margins(x=0.12)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="lower left", frameon=False, fontsize=8)
+    figure.axes[0].set_ylabel("mean accuracy on tasks so far")
+    figure.suptitle(f"{content['stream']['name']}: {' + '.join(content['config']['strategy'])}")
+    return figure
+
+
+def _mark_full(axes: Axes, x: float) -> None:
+    axes.axvline(x, color=FAINT, linestyle="--", label="full fine-tuning of the same batches")

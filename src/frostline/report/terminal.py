@@ -1,0 +1,194 @@
+"""The terminal: progress while a run goes on, then the accuracy matrix, the metrics and the bill."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from frostline import training
+
+LONG_BILL = 24  # rows; a longer bill is summed over tasks, the ledger file has every row
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        rate = task.fields.get("rate")
+        return Text("" if not rate else f"{si(rate)} images/s", style="dim")
+
+
+class TerminalReport(training.Observer):
+    """Show a run to a person; without a terminal only the tables at the end are printed."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console()
+        self._progress: Progress | None = None
+
+    def started(self, run: training.Run) -> None:
+        """Say what is about to happen and start the bar."""
+        stream, total = run.stream, len(run.stream) * run.settings.epochs
+        names = " + ".join(type(m).__name__.lower() for m in getattr(run.strategy, "members", [run.strategy]))
+        size = sum(p.numel() for p in run.model.parameters())
+        going_on = f", going on at task {run.task}" if run.accuracy else ""
+        self.console.print(
+            f"[bold]{stream.name}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
+            f"{names} with {type(run.selector).__name__}  {si(size)} parameters on {run.device}{going_on}"
+        )
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("loss {task.fields[loss]}"), _Rate(), TimeRemainingColumn(),
+                console=self.console, transient=True,
+            )  # fmt: skip
+            self._progress.start()
+            self._progress.add_task(
+                "task 0", total=total, loss="-", rate=None, completed=run.task * run.settings.epochs
+            )
+
+    def progress(self, run: training.Run, progress: training.Progress) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            epochs = run.settings.epochs
+            done = progress.task * epochs + progress.epoch + progress.step / progress.steps
+            self._progress.update(
+                self._progress.task_ids[0],
+                completed=done,
+                description=f"task {progress.task}/{len(run.stream)}  epoch {progress.epoch + 1}/{epochs}",
+                loss=f"{progress.loss:.3f}",
+                rate=progress.samples_per_second,
+            )
+
+    def task_done(self, run: training.Run, index: int) -> None:
+        """Say how the task went."""
+        row = run.accuracy[-1]
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=(index + 1) * run.settings.epochs)
+            if row[index] is not None:
+                seen = [f"{a:.2f}" for a in row[: index + 1] if a is not None]
+                self._progress.console.print(f"[dim]after {run.stream[index].name:<12} accuracy {' '.join(seen)}[/]")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def finished(self, content: dict[str, Any], folder: Path) -> None:
+        """Print the tables and where everything is."""
+        self.close()
+        for table in (accuracy_table(content), metrics_table(content), bill_table(content)):
+            self.console.print(table)
+        for line in against_full_lines(content):
+            self.console.print(line)
+        self.console.print(f"Results, ledger and figures: [bold]{folder}[/]", soft_wrap=True)
+
+
+def accuracy_table(content: dict[str, Any]) -> Table:
+    """Return the accuracy matrix as a table."""
+    tasks = content["stream"]["tasks"]
+    table = Table(title="Test accuracy after each task (rows) on every task (columns)", box=SIMPLE_HEAD)
+    table.add_column("after")
+    for name in tasks:
+        table.add_column(name, justify="right")
+    for i, row in enumerate(content["accuracy"]):
+        cells = ["" if v is None else f"{v:.3f}" for v in row]
+        if i:
+            cells[i - 1] = f"[bold]{cells[i - 1]}[/]"
+        table.add_row("untrained" if i == 0 else tasks[i - 1], *cells)
+    return table
+
+
+def metrics_table(content: dict[str, Any]) -> Table:
+    """Return the metrics as a table."""
+    table = Table(title="Metrics", box=SIMPLE_HEAD, show_header=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in content["metrics"].items():
+        if value is not None:
+            table.add_row(name.replace("_", " "), f"{value:.4f}")
+    return table
+
+
+def bill_table(content: dict[str, Any]) -> Table:
+    """Return the ledger as a table, one row a phase of a task, or a phase where that would be long."""
+    rows, summed = content["ledger"], len(content["ledger"]) > LONG_BILL
+    if summed:
+        rows = [_sum([r for r in rows if r["phase"] == p], p) for p in dict.fromkeys(r["phase"] for r in rows)]
+    rows = [r for r in rows if r["flops"] or r["seconds"] >= 0.005]  # what took nothing is in the ledger file only
+    note = " (summed over tasks; every row is in ledger.csv)" if summed else ""
+    table = Table(title=f"The bill{note}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    energy = any(r["energy_joules"] is not None for r in rows)
+    money = any(r["usd"] for r in rows)
+    heads = ["task", "phase", "steps", "samples", "FLOPs", "seconds", "memory", "stored", "trained"]
+    for head in heads + ["energy"] * energy + ["USD"] * money:
+        table.add_column(head, justify="left" if head in ("task", "phase") else "right", no_wrap=True)
+    for r in rows:
+        table.add_row("all" if summed else _or_dash(r["task"]), r["phase"], *_bill_cells(r, energy, money))
+    table.add_section()
+    table.add_row("all", "total", *_bill_cells(content["totals"], energy, money), style="bold")
+    return table
+
+
+def _bill_cells(r: dict[str, Any], energy: bool, money: bool) -> list[str]:
+    cells = [_count(r["steps"]), _count(r["samples"]), si(r["flops"]) if r["flops"] else "", f"{r['seconds']:.2f}"]
+    cells += [size(r["peak_memory_bytes"]), size(r["stored_bytes"]), si(r["trainable_parameters"] or None)]
+    return cells + [f"{r['energy_joules'] or 0:.1f} J"] * energy + [f"{r['usd'] or 0:.6f}"] * money
+
+
+def _or_dash(task: int | None) -> str:
+    return "-" if task is None else str(task)
+
+
+def against_full_lines(content: dict[str, Any]) -> list[str]:
+    """Return what full fine-tuning of the same batches would have cost, in words."""
+    full = content["full_finetuning"]
+    if not full["flops"]:
+        return []
+    seconds = ""
+    if full["seconds"]:
+        seconds = f" and {full['seconds']:.1f} s"
+    lines = [
+        f"Full fine-tuning of the same batches: {si(full['flops'])} FLOPs{seconds} (step-cost model; timed reference steps)."
+    ]
+    saving = f"This run's learning took {full['flops_ratio']:.2f} of those FLOPs"
+    if full["seconds_ratio"]:
+        saving += f" and {full['seconds_ratio']:.2f} of those seconds"
+    return [*lines, saving + "."]
+
+
+def _sum(rows: list[dict[str, Any]], phase: str) -> dict[str, Any]:
+    total: dict[str, Any] = {"task": None, "phase": phase}
+    for key in rows[0]:
+        if key in ("task", "phase", "energy_source"):
+            continue
+        values = [r[key] for r in rows if r[key] is not None]
+        largest = key.endswith("_bytes") or key == "trainable_parameters"
+        total[key] = (max(values) if largest else sum(values)) if values else None
+    return total
+
+
+def si(value: float | None) -> str:
+    """Return a number with a metric prefix: 1234567 -> '1.23 M'."""
+    if value is None:
+        return ""
+    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= 10**power:
+            return f"{value / 10**power:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def size(value: int | None) -> str:
+    """Return bytes with a binary prefix; nothing for 0."""
+    if not value:
+        return ""
+    for power, unit in ((30, "G"), (20, "M"), (10, "K")):
+        if value >= 2**power:
+            return f"{value / 2**power:.3g} {unit}iB"
+    return f"{value} B"
+
+
+def _count(value: int | None) -> str:
+    return f"{value:,}" if value else ""

@@ -1,0 +1,53 @@
+"""Rules by depth: the whole net, the head, the last or the first blocks."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from frostline.checks import UsageError, in_range
+from frostline.scope import blocks, head
+from frostline.selectors.base import Selector, StepCost
+from frostline.types import Task
+
+
+@dataclass
+class Everything(Selector):
+    """Thaw every parameter: full retraining."""
+
+
+@dataclass
+class HeadOnly(Selector):
+    """Thaw the classifier alone: the cheapest step there is."""
+
+    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+        return head(model)
+
+
+@dataclass
+class LastK(Selector):
+    """Thaw the k deepest blocks and the head: the frozen prefix pays neither gradient."""
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("selector.k", self.k, 0)
+
+    def check(self, model: nn.Module) -> None:
+        if self.k > len(blocks(model)):
+            raise UsageError(
+                f"selector.k={self.k}: the model has {len(blocks(model))} blocks beside the head. "
+                f"The nearest valid value is {len(blocks(model))}."
+            )
+
+    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+        groups = blocks(model)
+        return head(model).union(*groups[len(groups) - self.k :])
+
+
+@dataclass
+class FirstK(LastK):
+    """Thaw the k shallowest blocks and the head: for inputs that change while the task stays (Lee et al. 2023)."""
+
+    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+        return head(model).union(*blocks(model)[: self.k])

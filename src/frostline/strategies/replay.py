@@ -1,0 +1,66 @@
+"""Experience replay: mix a few stored samples into every batch."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from frostline.buffers import Buffer
+from frostline.checks import in_range, one_of
+from frostline.rng import generator
+from frostline.scope import Scope
+from frostline.strategies.base import Strategy
+from frostline.types import Batch, Task
+
+
+@dataclass
+class Replay(Strategy):
+    """Keep `capacity` samples and add some to each batch (Chaudhry et al. 2019, arXiv 1902.10486).
+
+    The number of steps stays that of the task's own data; the batch grows by `batch_size` samples (as many as came in,
+    where None), or by all that is held if that is fewer. buffer: reservoir, class_balanced or ring.
+    update: 'task' fills the buffer from the task's training data when the task ends, so that within a task only older
+    tasks are replayed; 'step' offers every batch as it passes (for streams that are seen once).
+    """
+
+    capacity: int = 500
+    batch_size: int | None = None
+    buffer: str = "reservoir"
+    update: str = "task"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        in_range("strategy.replay.capacity", self.capacity, 1)
+        in_range("strategy.replay.batch_size", self.batch_size, 1)
+        one_of("strategy.replay.buffer", self.buffer, Buffer.RULES)
+        one_of("strategy.replay.update", self.update, ("task", "step"))
+        self.memory = Buffer(self.capacity, self.buffer, self.seed)
+
+    def augment(self, batch: Batch) -> Batch:
+        """Return the batch with samples from memory."""
+        mixed = batch.cat(self.memory.draw(self.batch_size or len(batch))) if len(self.memory) else batch
+        if self.update == "step":
+            self.memory.add(batch)
+        return mixed
+
+    def after_task(self, scope: Scope, task: Task) -> None:
+        """Offer the task's samples to the buffer."""
+        if self.update == "task":
+            order = torch.randperm(len(task.train), generator=generator(self.seed, "replay order", task.index))
+            for batch in task.train.batches(1024, order):
+                self.memory.add(batch)
+
+    def work(self, size: int) -> Hashable:
+        """Return how many samples will be added to a batch of `size`."""
+        return min(len(self.memory), self.batch_size or size)
+
+    def stored_bytes(self) -> int:
+        """Return the bytes of the samples held."""
+        return self.memory.nbytes
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.memory.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state)

@@ -1,0 +1,16 @@
+"""What is learned from: data sets, where their samples live, and the task streams built over them."""
+
+from frostline.streams.build import from_arrays
+from frostline.streams.datasets import DATASETS, DataSet, load
+from frostline.streams.folder import image_folder
+from frostline.streams.sources import LoaderSource, TensorSource
+
+__all__ = [
+    "DATASETS",
+    "DataSet",
+    "LoaderSource",
+    "TensorSource",
+    "from_arrays",
+    "image_folder",
+    "load",
+]

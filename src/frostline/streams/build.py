@@ -1,0 +1,215 @@
+"""Task streams over a data set: its classes split among the tasks, its pixels permuted, its images rotated."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from frostline.checks import UsageError, in_range, one_of
+from frostline.rng import generator
+from frostline.streams.datasets import DataSet, load
+from frostline.streams.sources import TensorSource
+from frostline.types import Source, Task, TaskStream
+
+KINDS = ("split", "permuted", "rotated")
+SCENARIOS = ("class", "task", "domain")
+MakeSource = Callable[[bool, Tensor, Tensor, int], Source]  # (train?, rows, labels, task) -> source
+
+
+def from_arrays(
+    dataset: str,
+    kind: str = "split",
+    tasks: int = 5,
+    scenario: str = "class",
+    classes_per_task: int | None = None,
+    class_order: Any = "natural",
+    max_angle: float = 180.0,
+    validation: float = 0.0,
+    samples_per_class: int | None = None,
+    samples_per_task: int | None = None,
+    online: bool = False,
+    data_root: str = "data",
+    download: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> TaskStream:
+    """Return a stream over a data set that fits on the training device.
+
+    kind: 'split' gives each task its own group of classes; 'permuted' gives each all classes with the pixels in an
+    order of its own, the first task's natural (Goodfellow et al. 2013); 'rotated' turns task t by t * max_angle / tasks
+    degrees. scenario: 'class' decides among all classes seen so far, 'task' among the task's own, 'domain' asks for the
+    place within the task with the task unknown. class_order: 'natural', 'random' (by seed) or a list of classes.
+    validation: share of each task's training samples held out. samples_per_*: training samples kept. online: the
+    trainer may pass over the data only once.
+    """
+    one_of("stream.kind", kind, KINDS)
+    in_range("stream.tasks", tasks, 1)
+    in_range("stream.max_angle", max_angle, 0, 360)
+    if kind != "split" and classes_per_task is not None:
+        raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
+    data = load(dataset, data_root, download)
+    transforms: list[Callable[[Tensor], Tensor] | None] = [None] * tasks
+    groups = class_groups(data.classes, tasks, classes_per_task, class_order, seed, repeat=kind != "split")
+    if kind == "permuted":
+        pixels = data.x_train[0].numel()
+        orders = [torch.randperm(pixels, generator=generator(seed, "permutation", t)) for t in range(1, tasks)]
+        transforms[1:] = [_Permute(order) for order in orders]
+    elif kind == "rotated":
+        transforms[1:] = [_Rotate(t * max_angle / tasks, data.black) for t in range(1, tasks)]
+    make = _resident(data, transforms, device)
+    return assemble(
+        f"{kind}_{dataset}", groups, scenario, data.y_train, data.y_test, make, tuple(data.x_train.shape[1:]), device,
+        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task, online=online,
+        seed=seed,
+    )  # fmt: skip
+
+
+class _Permute:
+    def __init__(self, order: Tensor):
+        self.order = order
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.order = self.order.to(x.device)
+        return x.flatten(1).index_select(1, self.order).view_as(x)
+
+
+class _Rotate:
+    """Turn images about their centre, bilinear; what comes in from outside is black."""
+
+    def __init__(self, degrees: float, black: Tensor):
+        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        self.matrix = torch.tensor([[c, -s, 0.0], [s, c, 0.0]])
+        self.black = black
+
+    def __call__(self, x: Tensor) -> Tensor:
+        black = self.black.to(x.device)
+        grid = F.affine_grid(self.matrix.to(x.device).expand(len(x), 2, 3), list(x.shape), align_corners=False)
+        return F.grid_sample(x - black, grid, align_corners=False) + black
+
+
+def class_groups(
+    classes: int, tasks: int, classes_per_task: int | None, class_order: Any, seed: int, *, repeat: bool = False
+) -> list[list[int]]:
+    """Return the classes of each task (all of them for each with `repeat`).
+
+    UsageError where the classes do not divide among the tasks or the order is not a permutation.
+    """
+    in_range("stream.tasks", tasks, 1)
+    if isinstance(class_order, str):
+        one_of("stream.class_order", class_order, ("natural", "random"))
+        order = list(range(classes))
+        if class_order == "random":
+            order = torch.randperm(classes, generator=generator(seed, "class order")).tolist()
+    else:
+        order = list(class_order)
+        if len(set(order)) != len(order) or not set(order) <= set(range(classes)):
+            raise UsageError(f"stream.class_order={order}: expected different classes out of 0..{classes - 1}.")
+    if repeat:
+        return [order] * tasks
+    if classes_per_task is None:
+        if len(order) % tasks:
+            fits = [n for n in range(1, len(order) + 1) if len(order) % n == 0]
+            best = min(fits, key=lambda n: abs(n - tasks))
+            raise UsageError(
+                f"stream.tasks={tasks}: {len(order)} classes are not divisible by {tasks} tasks. The nearest number of "
+                f"tasks that divides them is {best}; or set stream.classes_per_task."
+            )
+        classes_per_task = len(order) // tasks
+    in_range("stream.classes_per_task", classes_per_task, 1)
+    if classes_per_task * tasks > len(order):
+        raise UsageError(
+            f"stream.classes_per_task={classes_per_task} times stream.tasks={tasks} is more than the {len(order)} "
+            f"classes there are. The nearest valid value is {len(order) // tasks}."
+        )
+    return [order[t * classes_per_task : (t + 1) * classes_per_task] for t in range(tasks)]
+
+
+def _resident(data: DataSet, transforms: Sequence[Any], device: str) -> MakeSource:
+    """Return what makes a source of rows: the images move to the device once and all tasks share them."""
+    x = {True: data.x_train.to(device), False: data.x_test.to(device)}
+    return lambda train, rows, y, task: TensorSource(x[train], y, rows, task, transforms[task])
+
+
+def assemble(
+    name: str,
+    groups: list[list[int]],
+    scenario: str,
+    y_train: Tensor,
+    y_test: Tensor,
+    make: MakeSource,
+    shape: tuple[int, ...],
+    device: str,
+    *,
+    validation: float = 0.0,
+    samples_per_class: int | None = None,
+    samples_per_task: int | None = None,
+    online: bool = False,
+    seed: int = 0,
+) -> TaskStream:
+    """Return the stream of `groups` of classes: label maps, visible classes, training subsets, validation shares."""
+    one_of("stream.scenario", scenario, SCENARIOS)
+    in_range("stream.validation", validation, 0, 0.9)
+    in_range("stream.samples_per_class", samples_per_class, 1)
+    in_range("stream.samples_per_task", samples_per_task, 1)
+    labels, classes = _label_maps(groups, scenario)
+    tasks = []
+    for t, group in enumerate(groups):
+        train = _pick(y_train, group, samples_per_class, samples_per_task, seed, t)
+        test = _pick(y_test, group, None, None, seed, t)
+        if not len(train) or not len(test):
+            raise UsageError(f"Task {t} with classes {group} has {len(train)} training and {len(test)} test samples.")
+        held = int(len(train) * validation)
+        held_out, train = train[:held], train[held:]
+        rename = torch.full((int(max(y_train.max(), y_test.max())) + 1,), -1)
+        rename[torch.tensor(group)] = torch.tensor(labels[t])
+        tasks.append(
+            Task(
+                index=t,
+                name=f"{t}: {_span(group)}" if len({tuple(g) for g in groups}) > 1 else f"{t}",
+                classes=tuple(sorted(labels[t])),
+                train=make(True, train, rename[y_train[train]], t),
+                test=make(False, test, rename[y_test[test]], t),
+                validation=make(True, held_out, rename[y_train[held_out]], t) if held else None,
+                visible=_visible(labels, classes, scenario, t, device),
+            )
+        )
+    return TaskStream(name, scenario, tuple(tasks), classes, shape, online)
+
+
+def _label_maps(groups: list[list[int]], scenario: str) -> tuple[list[list[int]], int]:
+    """Return the label of each class of each task, and how many logits there are."""
+    if scenario == "domain":
+        return [list(range(len(group))) for group in groups], max(map(len, groups))
+    flat = [c for group in groups for c in group]
+    if len(set(flat)) == len(flat):
+        return [list(group) for group in groups], max(flat) + 1
+    width = max(map(len, groups))  # the same classes come again: as another task's they are others
+    return [[t * width + place for place in range(len(group))] for t, group in enumerate(groups)], width * len(groups)
+
+
+def _visible(labels: list[list[int]], classes: int, scenario: str, moment: int, device: str) -> Tensor | None:
+    """Return the mask [T, C] of Task.visible."""
+    if scenario == "domain":
+        return None
+    mask = torch.zeros(len(labels), classes, dtype=torch.bool)
+    for t in range(len(labels)):
+        seen = labels[t] if scenario == "task" else [c for group in labels[: moment + 1] for c in group]
+        mask[t, torch.tensor(seen)] = True
+    return mask.to(device)
+
+
+def _pick(y: Tensor, group: list[int], per_class: int | None, per_task: int | None, seed: int, task: int) -> Tensor:
+    """Return the rows of the task's classes in a random order that depends on (seed, task) alone."""
+    rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
+    rows = rows[torch.randperm(len(rows), generator=generator(seed, "subset", task))]
+    if per_class is not None:
+        rows = torch.cat([rows[y[rows] == c][:per_class] for c in group])
+        rows = rows[torch.randperm(len(rows), generator=generator(seed, "mix", task))]
+    return rows[:per_task]
+
+
+def _span(group: list[int]) -> str:
+    return ",".join(map(str, group)) if len(group) <= 4 else f"{group[0]},{group[1]}..{group[-1]}"

@@ -1,0 +1,134 @@
+"""Image data sets as arrays: two embedded in the package, the others through torchvision."""
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.checks import UsageError, one_of
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images x [N, channels, H, W] float32, standardised per channel; labels y [N] int64; the value of a black pixel."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    black: Tensor
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.y_train.max()) + 1
+
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and labels, to train and to test on
+
+
+def _digits(root: Path, download: bool) -> Arrays:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
+    images = (images.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
+    train, test = train_test_split(np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=0)
+    return images[train], labels[train], images[test], labels[test]
+
+
+def _mini(root: Path, download: bool) -> Arrays:
+    with files("frostline.data").joinpath("fashion_mnist_mini.npz").open("rb") as f, np.load(f) as data:
+        return data["x_train"], data["y_train"], data["x_test"], data["y_test"]
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Return the array in a gzipped IDX file of bytes (the format of MNIST and its kin)."""
+    with gzip.open(path, "rb") as f:
+        raw = f.read()
+    if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
+        raise ValueError(f"{path} is not an IDX file of bytes")
+    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+
+
+def _fashion_mnist(root: Path, download: bool) -> Arrays:
+    """Prefer the user's data root; then the place where Debian's package keeps the same files."""
+    if download or (root / "FashionMNIST").is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
+        return _torchvision("FashionMNIST", root, download)
+    at = DEBIAN_FASHION_MNIST
+    kinds = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    x_train, y_train, x_test, y_test = (read_idx(at / f"{kind}-ubyte.gz") for kind in kinds)
+    return x_train, y_train, x_test, y_test
+
+
+def _torchvision(name: str, root: Path, download: bool) -> Arrays:
+    from frostline.torchvision_schemas import torchvision
+
+    torchvision()
+    from torchvision import datasets
+
+    parts = [getattr(datasets, name)(str(root), train=train, download=download) for train in (True, False)]
+    (x_train, y_train), (x_test, y_test) = ((np.asarray(p.data), np.asarray(p.targets)) for p in parts)
+    return x_train, y_train, x_test, y_test
+
+
+DATASETS: dict[str, Callable[[Path, bool], Arrays]] = {
+    "digits": _digits,
+    "fashion_mnist_mini": _mini,
+    "fashion_mnist": _fashion_mnist,
+    "mnist": partial(_torchvision, "MNIST"),
+    "kmnist": partial(_torchvision, "KMNIST"),
+    "cifar10": partial(_torchvision, "CIFAR10"),
+    "cifar100": partial(_torchvision, "CIFAR100"),
+}
+
+
+def load(name: str, data_root: str = "data", download: bool = False) -> DataSet:
+    """Return the named data set; UsageError says how to get it where it is missing, or which file is damaged."""
+    one_of("stream.dataset", name, DATASETS)
+    root = Path(data_root).expanduser()
+    try:
+        x_train, y_train, x_test, y_test = DATASETS[name](root, download)
+        if min(len(x_train), len(x_test)) == 0 or len(x_train) != len(y_train) or len(x_test) != len(y_test):
+            raise ValueError(f"{len(x_train)}+{len(x_test)} images but {len(y_train)}+{len(y_test)} labels")
+    except Exception as error:
+        raise UsageError(_explain(name, root, error)) from error
+    return _standardise(x_train, y_train, x_test, y_test)
+
+
+def _explain(name: str, root: Path, error: Exception) -> str:
+    if isinstance(error, RuntimeError) and "not found" in str(error):
+        debian = (
+            " Debian and Ubuntu carry it: apt-get install dataset-fashion-mnist." if name == "fashion_mnist" else ""
+        )
+        return (
+            f"Data set {name!r} was not found, or not whole, under stream.data_root={str(root)!r}. Download it there with "
+            f"stream.download=true, or point stream.data_root (or FROSTLINE_DATA) at torchvision's folder.{debian} "
+            "Without any download: stream=split_fashion_mnist_mini or stream=split_digits."
+        )
+    return (
+        f"Data set {name!r} could not be read from {str(root)!r}: {type(error).__name__}: {error}. "
+        "A file is damaged or cut short; delete it and fetch it again with stream.download=true."
+    )
+
+
+def _standardise(x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> DataSet:
+    def images(array: np.ndarray) -> Tensor:
+        array = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(array)).float().div_(255)
+
+    train, test = images(x_train), images(x_test)
+    mean = train.mean(dim=(0, 2, 3), keepdim=True)
+    std = train.std(dim=(0, 2, 3), keepdim=True)
+    labels = [torch.from_numpy(np.asarray(y).astype(np.int64)) for y in (y_train, y_test)]
+    return DataSet(train.sub_(mean).div_(std), labels[0], test.sub_(mean).div_(std), labels[1], (-mean / std)[0])

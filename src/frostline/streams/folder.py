@@ -1,0 +1,65 @@
+"""Images in folders, decoded as they are needed: for data that do not fit in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frostline.checks import UsageError, in_range
+from frostline.streams.build import assemble, class_groups
+from frostline.streams.sources import LoaderSource
+from frostline.types import TaskStream
+
+
+def image_folder(
+    data_root: str = "data",
+    tasks: int = 5,
+    scenario: str = "class",
+    classes_per_task: int | None = None,
+    class_order: Any = "natural",
+    image_size: int = 64,
+    workers: int = 2,
+    validation: float = 0.0,
+    samples_per_class: int | None = None,
+    samples_per_task: int | None = None,
+    online: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> TaskStream:
+    """Return a split stream over data_root/train/CLASS/* and data_root/test/CLASS/* (torchvision's ImageFolder)."""
+    in_range("stream.image_size", image_size, 1)
+    in_range("stream.workers", workers, 0)
+    from frostline.torchvision_schemas import torchvision
+
+    torchvision()
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    see = transforms.Compose(
+        [
+            transforms.Resize((image_size, image_size)),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    root = Path(data_root).expanduser()
+    try:
+        sets = {train: ImageFolder(str(root / ("train" if train else "test")), see) for train in (True, False)}
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"stream.data_root={str(root)!r}: expected images under train/CLASS/ and test/CLASS/ ({error})."
+        ) from error
+    if sets[True].classes != sets[False].classes:
+        raise UsageError(f"The classes under {root}/train and {root}/test differ: expected the same folder names.")
+
+    def source(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
+        size = 3 * image_size * image_size * 4
+        return LoaderSource(sets[train], y, rows, task, device=device, workers=workers, sample_bytes=size)
+
+    y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
+    groups = class_groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
+    return assemble(
+        "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
+        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task, online=online,
+        seed=seed,
+    )  # fmt: skip

@@ -1,0 +1,145 @@
+"""What is learned from: batches, sources of batches, tasks and streams of tasks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples with their labels, the task that each belongs to, and their ids within the stream.
+
+    x [B, ...] float, y [B] int64, task [B] int64, index [B] int64.
+    """
+
+    x: Tensor
+    y: Tensor
+    task: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device` (itself where it already is)."""
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.x, self.y, self.task, self.index)))
+
+    def cat(self, other: "Batch") -> "Batch":
+        """Return both batches as one."""
+        pairs = ((self.x, other.x), (self.y, other.y), (self.task, other.task), (self.index, other.index))
+        return Batch(*(torch.cat(pair) for pair in pairs))
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Data that can be walked through in a given order; where it lives is its own business."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that keeping these samples takes."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels [N] on the CPU, in index order."""
+        ...
+
+    def batches(self, size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Batch]:
+        """Yield batches of `size` in `order` (a permutation [N] on the CPU), from batch number `start` on."""
+        ...
+
+
+class Joined:
+    """Several sources as one."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = list(sources)
+        self._starts = torch.tensor([0] + [len(s) for s in sources]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.sources)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.cat([s.labels for s in self.sources])
+
+    def batches(self, size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Batch]:
+        """Yield mixed batches: each asks every source for its share, so no source is walked twice."""
+        order = torch.arange(len(self)) if order is None else order
+        owner = torch.bucketize(order, self._starts[1:], right=True)
+        chunks = range(start * size, len(order), size)
+        for position in chunks:
+            part = slice(position, position + size)
+            pieces = []
+            for number in owner[part].unique().tolist():
+                mine = order[part][owner[part] == number] - self._starts[number]
+                pieces += list(self.sources[number].batches(len(mine), mine))
+            batch = pieces[0]
+            for piece in pieces[1:]:
+                batch = batch.cat(piece)
+            yield batch
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to learn: its data, its classes, and which logits count.
+
+    visible [T, C] bool: row j are the classes among which a sample of task j is decided while this task is learned;
+    None where every class counts for every sample.
+    """
+
+    index: int
+    name: str
+    classes: tuple[int, ...]
+    train: Source
+    test: Source
+    validation: Source | None = None
+    visible: Tensor | None = None
+
+    def mask(self, batch: Batch) -> Tensor | None:
+        """Return the visible classes of each sample, [B, C], or None."""
+        return None if self.visible is None else self.visible[batch.task]
+
+    def learning_from(self, train: Source) -> "Task":
+        """Return this task with other training data."""
+        return replace(self, train=train)
+
+
+@dataclass(frozen=True)
+class TaskStream:
+    """A sequence of tasks.
+
+    `classes` is the number of logits, `shape` the shape of one sample. `visible[i]` is the mask of Task.visible at
+    the time of task i, so that the whole stream can say what counted when.
+    """
+
+    name: str
+    scenario: str
+    tasks: tuple[Task, ...]
+    classes: int
+    shape: tuple[int, ...]
+    online: bool = False
+    description: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> Task:
+        return self.tasks[index]
+
+    def visible_at(self, moment: int, task: int) -> Tensor | None:
+        """Return the classes [C] among which a test sample of `task` is decided after learning task `moment`.
+
+        A task that has not been learned yet is decided among the classes visible when its own turn comes.
+        """
+        mask = self.tasks[max(moment, task)].visible
+        return None if mask is None else mask[task]
