@@ -70,7 +70,6 @@ def _for_resume(arguments: list[str]) -> list[str]:
         f"resume='{where}'",
         f"hydra.run.dir='{where}'",
         "hydra.output_subdir=null",
-        "hydra/job_logging=none",
     ]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from frostline import metrics, results
 from frostline.checks import UsageError
-from frostline.config import differences
 from frostline.files import atomic_write
 from frostline.report.terminal import si
 
@@ -91,11 +91,8 @@ def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
     """Put runs that differ only in their seed together; a label names what differs between the groups."""
     keys = [json.dumps(_identity(run["config"]), sort_keys=True) for run in runs]
     grouped = {key: [run for run, k in zip(runs, keys, strict=True) if k == key] for key in dict.fromkeys(keys)}
-    configs = [members[0]["config"] for members in grouped.values()]
-    varying: dict[str, None] = {}
-    for config in configs[1:]:
-        varying |= dict.fromkeys(differences(_flat(configs[0]), _flat(config)))
-    labels = [_label(config, list(varying)) for config in configs]
+    flats = [_settings(members[0]["config"]) for members in grouped.values()]
+    labels = [_label(flat, _varying(flats)) for flat in flats]
     groups = [Group(label, members) for label, members in zip(labels, grouped.values(), strict=True)]
     _fill_intransigence(groups)
     return groups
@@ -113,26 +110,29 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{prefix}{key}.").items()}
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what a label may mention: everything of the identity but the members' own classes."""
-    flat = {k: v for k, v in _identity(config).items() if not k.endswith("_target_")}
-    flat["strategy"] = "+".join(config["strategy"])
-    flat["selector"] = config["selector"]["_target_"].rpartition(".")[2]
-    flat["model"] = config["model"]["_target_"].rpartition(".")[2]
-    return flat
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings under names that only the same kind of thing shares: `selector.LastK.k`, not `selector.k`."""
+    flat = _identity(config)
+    named = {"strategy": "+".join(config["strategy"])}
+    for section in ("selector", "model", "optimizer", "stream"):
+        kind = config[section]["_target_"].rpartition(".")[2]
+        named[section] = config[section].get("dataset", kind)
+        for key in [k for k in flat if k.startswith(f"{section}.")]:
+            flat[f"{section}.{kind}.{key.removeprefix(f'{section}.')}"] = flat.pop(key)
+    return named | {k: v for k, v in flat.items() if not k.endswith("_target_")}
 
 
-def _label(config: dict[str, Any], varying: list[str]) -> str:
-    flat = _flat(config)
-    members = list(config["strategy"])
-    parts = ["+".join(members)]
+def _varying(flats: list[dict[str, Any]]) -> list[str]:
+    """Return the settings in which two groups that both have them differ."""
+    keys = dict.fromkeys(key for flat in flats for key in flat)
+    return [key for key in keys if len({json.dumps(flat[key]) for flat in flats if key in flat}) > 1]
+
+
+def _label(flat: dict[str, Any], varying: list[str]) -> str:
+    parts = [flat["strategy"]]
     for key in varying:
-        # A setting that only some strategies or selectors have says nothing beyond their names, unless it was swept.
-        if key == "strategy" or key not in flat or flat[key] is None:
-            continue
-        if key == "selector" and flat[key] == "Everything":
-            continue
-        parts.append(f"{key.split('.')[-1] if key != 'selector' else ''}={flat[key]}".lstrip("="))
+        if key in flat and key != "strategy" and (key, flat[key]) != ("selector", "Everything"):
+            parts.append(str(flat[key]) if key in flat and "." not in key else f"{key.rpartition('.')[2]}={flat[key]}")
     return " ".join(parts)
 
 
@@ -167,11 +167,11 @@ def _table(groups: list[Group]) -> Table:
     shown = [c for c in COLUMNS if any(g.interval(c) for g in groups)]
     if all((g.interval("usd") or (0, 0))[0] == 0 for g in groups):
         shown.remove("usd")
-    table = Table(title="Mean ± 95 % confidence interval over seeds; costs are those of learning")
-    table.add_column("configuration", overflow="fold")
-    table.add_column("seeds", justify="right")
+    table = Table(title="Mean ± 95 % confidence interval over seeds; costs are those of learning", box=SIMPLE_HEAD)
+    table.add_column("configuration", overflow="fold", min_width=22)
+    table.add_column("seeds", justify="right", no_wrap=True)
     for column in shown:
-        table.add_column({"flops": "FLOPs", "usd": "USD"}.get(column, column), justify="right")
+        table.add_column({"flops": "FLOPs", "usd": "USD"}.get(column, column), justify="right", no_wrap=True)
     for group in sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0]):
         table.add_row(group.label, str(len(group.runs)), *(_cell(column, group.interval(column)) for column in shown))
     return table
@@ -182,7 +182,7 @@ def _cell(column: str, interval: tuple[float, float] | None) -> str:
         return "-"
     mean, half = interval
     write = {"flops": si, "usd": "{:.6f}".format, "seconds": "{:.1f}".format}.get(column, "{:.3f}".format)
-    return write(mean) if np.isnan(half) else f"{write(mean)} ± {write(half)}"
+    return write(mean) if np.isnan(half) or half < 1e-9 * abs(mean) else f"{write(mean)} ± {write(half)}"
 
 
 def accuracy_against_cost(groups: list[Group]) -> Figure:
@@ -197,8 +197,8 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
                 fmt="osD^vP*X"[number // 10 % 8], color=f"C{number % 10}", capsize=3, label=group.label,
             )  # fmt: skip
         axes.set_xlabel(f"{label} spent on learning")
-        axes.set_xlim(left=0)
-        axes.set_ylim(0, 1)
+        axes.set_xlim(0, axes.get_xlim()[1] * 1.05)
+        axes.set_ylim(max(0.0, np.floor(10 * axes.get_ylim()[0]) / 10), 1.02)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("average accuracy after the last task")

@@ -1,0 +1,88 @@
+"""Shared pieces: a small real stream, small models, and runs as a user starts them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from frostline.costs import CostMeter
+from frostline.models import mlp
+from frostline.rng import derive
+from frostline.selectors import Everything, Selector
+from frostline.strategies import Finetune, Strategy
+from frostline.streams import from_arrays
+from frostline.training import Run, Settings
+from frostline.types import TaskStream
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def digits() -> TaskStream:
+    """Real digits, five tasks of two classes, 50 training samples a class, task-incremental."""
+    return from_arrays("digits", scenario="task", samples_per_class=50)
+
+
+@pytest.fixture
+def make_run(digits: TaskStream) -> Callable[..., Run]:
+    """Return a function that builds a small run; every part can be given."""
+
+    def make(
+        strategy: Strategy | None = None,
+        selector: Selector | None = None,
+        *,
+        model: Any = None,
+        stream: TaskStream | None = None,
+        seed: int = 0,
+        optimizer: Any = None,
+        save: Any = None,
+        **settings: Any,
+    ) -> Run:
+        stream = stream or digits
+        torch.manual_seed(derive(seed, "model"))
+        model = (model or partial(mlp, hidden=[32, 32]))(stream.shape, stream.classes)
+        torch.manual_seed(derive(seed, "training"))
+        defaults = {"epochs": 2, "batch_size": 32, "seed": seed, "reference_steps": 0}
+        return Run(
+            model,
+            stream,
+            strategy or Finetune(),
+            selector or Everything(),
+            optimizer or partial(torch.optim.SGD, lr=0.05),
+            CostMeter(),
+            Settings(**{**defaults, **settings}),
+            save,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that starts `python run.py ...` in a folder and waits."""
+
+    def start(
+        folder: Path, *arguments: str, program: str = "run", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        entry = [str(ROOT / "run.py")] if program == "run" else ["-m", "frostline"]
+        return subprocess.run(
+            [sys.executable, *entry, *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "WANDB_MODE": "offline", **environment},
+        )
+
+    return start

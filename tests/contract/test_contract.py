@@ -1,0 +1,269 @@
+"""Every strategy with every selector: what holds for all of them."""
+
+import copy
+import itertools
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from frostline import training
+from frostline.config import check, conf_dir, register
+from frostline.costs import totals
+from frostline.flops import FlopCounter
+from frostline.models import cnn, mlp, slim_resnet18
+from frostline.scope import everything
+from frostline.selectors import Everything
+from frostline.strategies import Chain, Finetune
+from frostline.training import run_stream
+
+
+def names(group: str) -> list[str]:
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+def configured(*overrides: str):
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides=["tracking=none", *overrides])
+
+
+def build_strategy(name: str):
+    members = [instantiate(node) for node in configured(f"strategy={name}").strategy.values()]
+    for member in members:
+        if hasattr(member, "strength"):
+            member.strength = 10.0  # stable under momentum
+    return members[0] if len(members) == 1 else Chain(members)
+
+
+def build_selector(name: str):
+    settings = {"pattern": ["selector.include=[layer2,head]"], "top_gradient": ["selector.fraction=0.6"]}
+    return instantiate(configured(f"selector={name}", "selector.warmup_tasks=1", *settings.get(name, [])).selector)
+
+
+STRATEGIES = [*names("strategy"), "[replay,ewc]"]
+SELECTORS = names("selector")
+PAIRS = list(itertools.product(STRATEGIES, SELECTORS))
+momentum = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
+
+
+@pytest.mark.parametrize(("strategy", "selector"), PAIRS)
+def test_frozen_stays_bit_identical_and_every_phase_is_charged(strategy, selector, make_run):
+    run = make_run(build_strategy(strategy), build_selector(selector), optimizer=momentum, epochs=1)
+    frozen: list[tuple[str, torch.Tensor]] = []
+
+    class Watch:
+        def started(self, run): ...
+        def progress(self, run, progress): ...
+
+        def task_done(self, run, index):
+            for name, before in frozen:
+                assert torch.equal(before, run.model.state_dict()[name]), name
+            frozen.clear()
+
+    run.observers = [Watch()]
+    choose = run.selector
+
+    def spy(model, task, costs):
+        chosen = choose(model, task, costs)
+        assert chosen <= everything(model)
+        frozen.extend((n, p.detach().clone()) for n, p in model.named_parameters() if n not in chosen)
+        return chosen
+
+    run.selector = spy
+    run_stream(run)
+    phases = {(row.task, row.phase): row for row in run.meter.rows}
+    trained = [4] if strategy == "joint" else range(5)
+    for task in trained:
+        for phase in ("select", "train", "consolidate", "evaluate"):
+            assert phases[task, phase].seconds > 0
+        for phase in ("train", "evaluate"):
+            row = phases[task, phase]
+            assert row.flops > 0
+            assert row.steps > 0
+            assert row.samples > 0
+            assert row.peak_memory_bytes > 0
+        assert phases[task, "train"].trainable_parameters > 0
+    if strategy in ("ewc", "replay", "cumulative", "joint", "[replay,ewc]"):
+        assert phases[4, "consolidate"].stored_bytes > 0
+    if "ewc" in strategy:
+        assert phases[4, "consolidate"].flops > 0  # the Fisher pass
+    if selector == "top_gradient":
+        assert phases[4, "select"].flops > 0 or strategy == "joint"
+    assert totals(run.meter.rows)["flops"] == sum(row.flops for row in run.meter.rows)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_bill_equals_a_run_counted_from_beginning_to_end(strategy, make_run):
+    """The probe prices a step; here the counter watches every operator of every step."""
+    selector = build_selector("last_k")
+    run = make_run(build_strategy(strategy), selector, epochs=2)
+    run_stream(run)
+    counted = make_run(build_strategy(strategy), selector, epochs=2)
+    total = 0
+    plain = training.train_step
+
+    def watched(*args):
+        nonlocal total
+        if args[3] is None:  # the probe
+            return plain(*args)
+        with FlopCounter() as counter:
+            result = plain(*args)
+        total += counter.total
+        return result
+
+    training.train_step = watched
+    try:
+        run_stream(counted)
+    finally:
+        training.train_step = plain
+    assert sum(r.flops for r in run.meter.rows if r.phase == "train") == total
+
+
+@pytest.mark.parametrize(
+    ("strategy", "selector"), [p for p in PAIRS if p[1] in ("everything", "top_gradient", "last_k")]
+)
+def test_resumed_equals_uninterrupted(strategy, selector, make_run):
+    def build(save=None):
+        return make_run(
+            build_strategy(strategy), build_selector(selector), optimizer=momentum, save=save, checkpoint_every_s=0.0
+        )
+
+    whole = build()
+    run_stream(whole)
+    states: list[dict] = []
+
+    def save(state):
+        states.append(copy.deepcopy(state))
+
+    first = build(save)
+    look, training.LOOK_EVERY_S = training.LOOK_EVERY_S, 0.0
+    try:
+        run_stream(first)
+    finally:
+        training.LOOK_EVERY_S = look
+    middles = [s for s in states if s["position"][2] > 0 and s["position"][0] >= (4 if strategy == "joint" else 1)]
+    assert middles, "a checkpoint in the middle of an epoch"
+    for state in (middles[len(middles) // 2], states[-2] if strategy != "joint" else middles[0]):
+        second = build()
+        second.load_state_dict(copy.deepcopy(state))
+        run_stream(second)
+        assert_same(whole, second)
+
+
+def assert_same(a, b):
+    assert a.accuracy == b.accuracy
+    for (name, x), y in zip(a.model.state_dict().items(), b.model.state_dict().values(), strict=True):
+        assert torch.equal(x, y), name
+    keys = ("task", "phase", "steps", "samples", "flops", "stored_bytes", "trainable_parameters")
+    rows = [[tuple(getattr(r, k) for k in keys) for r in run.meter.rows] for run in (a, b)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("strategy", names("strategy"))
+def test_a_chain_of_one_equals_its_member(strategy, make_run):
+    alone = make_run(build_strategy(strategy))
+    chained = make_run(Chain([build_strategy(strategy)]))
+    run_stream(alone)
+    run_stream(chained)
+    assert_same(alone, chained)
+
+
+def test_zero_strength_equals_finetuning(make_run):
+    ewc = build_strategy("ewc")
+    ewc.strength = 0.0
+    plain, penalised = make_run(Finetune()), make_run(ewc)
+    run_stream(plain)
+    run_stream(penalised)
+    assert plain.accuracy == penalised.accuracy
+
+
+def test_same_seed_same_run_other_seed_other_weights_and_order(make_run):
+    runs = [make_run(seed=s) for s in (0, 0, 1)]
+    first = [copy.deepcopy(r.model.state_dict()) for r in runs]
+    for run in runs:
+        run_stream(run)
+    assert_same(runs[0], runs[1])
+    assert not torch.equal(first[0]["head.weight"], first[2]["head.weight"])
+    other_order = make_run(seed=0)
+    other_order.settings = replace(other_order.settings, seed=1)
+    run_stream(other_order)  # from the same initial weights
+    assert not torch.equal(runs[0].model.state_dict()["head.weight"], other_order.model.state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("build", [mlp, cnn, partial(slim_resnet18, filters=4)], ids=["mlp", "cnn", "slim_resnet18"])
+def test_frozen_batch_norm_does_not_drift(build, make_run):
+    run = make_run(Finetune(), build_selector("head"), model=build, epochs=1)
+    run_stream_until_second_task(run)
+    before = {n: b.clone() for n, b in run.model.named_buffers()}
+    run_stream(run)
+    for name, b in run.model.named_buffers():
+        assert torch.equal(before[name], b), name
+
+
+def run_stream_until_second_task(run):
+    """Learn the warm-up task, after which all but the head is frozen."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(state):
+        raise Enough
+
+    run.save = stop
+    with pytest.raises(Enough):
+        run_stream(run)
+    run.save = None
+
+
+def test_replay_never_adds_steps(make_run):
+    plain, replayed = make_run(Finetune()), make_run(build_strategy("replay"))
+    run_stream(plain)
+    run_stream(replayed)
+
+    def steps(run):
+        return [(r.task, r.steps) for r in run.meter.rows if r.phase == "train"]
+
+    assert steps(plain) == steps(replayed)
+    assert sum(r.samples for r in replayed.meter.rows) > sum(r.samples for r in plain.meter.rows)
+
+
+@pytest.mark.parametrize(
+    "override", [f"{g}={n}" for g in ("strategy", "selector", "optimizer", "trainer", "tracking") for n in names(g)]
+)
+def test_every_yaml_fits_the_schema(override):
+    cfg = configured(override)
+    if override == "trainer=online":
+        cfg.stream.online = True
+    check(cfg)
+
+
+@pytest.mark.parametrize("override", [f"stream={n}" for n in names("stream") if n != "arrays"])
+def test_every_stream_yaml_fits_the_schema(override):
+    check(configured(override))
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_yaml_builds_and_runs(name):
+    cfg = configured(f"model={name}")
+    check(cfg)
+    model = instantiate(cfg.model, shape=(3, 32, 32), classes=4)
+    visible = torch.tensor([True, True, False, False])
+    logits = model(torch.randn(2, 3, 32, 32), visible)
+    assert logits.shape == (2, 4)
+    assert torch.isneginf(logits[:, 2:]).all()
+    assert torch.isfinite(logits[:, :2]).all()
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_composes(name):
+    check(configured(f"experiment={name}"))
+
+
+def test_everything_is_the_default():
+    assert isinstance(instantiate(configured().selector), Everything)
+    assert configured("strategy=partial").selector._target_.endswith("LastK")
+    assert configured("strategy=partial", "selector=head").selector._target_.endswith("HeadOnly")
