@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from frostline.checks import UsageError
+from frostline.checks import UsageError, one_of
 
 
 class EnergyMeter:
@@ -16,7 +16,10 @@ class EnergyMeter:
     def __init__(self, country_iso_code: str):
         logging.getLogger("codecarbon").setLevel(logging.ERROR)
         from codecarbon import OfflineEmissionsTracker
+        from codecarbon.input import DataSource
 
+        one_of("cost.country_iso_code", country_iso_code, DataSource().get_global_energy_mix_data())
+        self._count = 0
         try:
             self._tracker: Any = OfflineEmissionsTracker(
                 country_iso_code=country_iso_code,
@@ -30,13 +33,7 @@ class EnergyMeter:
             raise UsageError(
                 f"cost.energy=codecarbon: CodeCarbon cannot measure here ({error}). Use cost.energy=off."
             ) from error
-        if not getattr(self._tracker, "_hardware", None):
-            raise UsageError(
-                f"cost.energy=codecarbon: CodeCarbon found nothing to measure for cost.country_iso_code="
-                f"{country_iso_code!r} (expected three letters, such as USA or DEU). Use cost.energy=off."
-            )
         self.source = self._find_source()
-        self._count = 0
 
     def _find_source(self) -> str:
         kinds = {type(h).__name__ for h in self._tracker._hardware}
@@ -47,7 +44,7 @@ class EnergyMeter:
 
     def start(self) -> None:
         """Begin a stretch."""
-        self._count = getattr(self, "_count", 0) + 1
+        self._count += 1
         self._tracker.start_task(f"stretch-{self._count}")
 
     def stop(self) -> tuple[float, float]:

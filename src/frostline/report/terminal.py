@@ -133,7 +133,7 @@ def bill_table(content: dict[str, Any]) -> Table:
 
 
 def _bill_cells(r: dict[str, Any], energy: bool, money: bool) -> list[str]:
-    cells = [_count(r["steps"]), _count(r["samples"]), si(r["flops"]) if r["flops"] else "", f"{r['seconds']:.2f}"]
+    cells = [_count(r["steps"]), si(r["samples"] or None), si(r["flops"]) if r["flops"] else "", f"{r['seconds']:.2f}"]
     cells += [size(r["peak_memory_bytes"]), size(r["stored_bytes"]), si(r["trainable_parameters"] or None)]
     return cells + [f"{r['energy_joules'] or 0:.1f} J"] * energy + [f"{r['usd'] or 0:.6f}"] * money
 

@@ -1,0 +1,172 @@
+"""Streams: labels, masks, subsets, orders; and that both kinds of source give the same batches."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from frostline.rng import generator
+from frostline.streams import LoaderSource, TensorSource, from_arrays, image_folder
+from frostline.types import Joined
+
+
+def everything_in(source):
+    return next(iter(source.batches(len(source))))
+
+
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_split_gives_every_sample_once(scenario):
+    stream = from_arrays("digits", scenario=scenario)
+    ids = torch.cat([everything_in(t.train).index % 1347 for t in stream.tasks])
+    assert sorted(ids.tolist()) == list(range(1347))
+    labels = [sorted(set(everything_in(t.test).y.tolist())) for t in stream.tasks]
+    expected = [[0, 1]] * 5 if scenario == "domain" else [[2 * t, 2 * t + 1] for t in range(5)]
+    assert labels == expected
+    assert stream.classes == (2 if scenario == "domain" else 10)
+
+
+def test_visible_classes():
+    by_class, by_task = from_arrays("digits", scenario="class"), from_arrays("digits", scenario="task")
+    batch = next(iter(by_class[1].train.batches(4)))
+    assert by_class[1].mask(batch)[0].tolist() == [True] * 4 + [False] * 6
+    assert by_task[1].mask(batch)[0].tolist() == [False] * 2 + [True] * 2 + [False] * 6
+    # a test sample is decided among what had been seen; one of a later task, among what its own turn makes visible
+    assert by_class.visible_at(3, 0).sum() == 8
+    assert by_class.visible_at(0, 3).sum() == 8
+    assert by_task.visible_at(4, 0).tolist() == [True] * 2 + [False] * 8
+    assert from_arrays("digits", scenario="domain").visible_at(0, 0) is None
+
+
+def test_class_order_by_seed_or_given():
+    a, b, c = (from_arrays("digits", class_order="random", seed=s) for s in (0, 0, 1))
+    assert [t.classes for t in a.tasks] == [t.classes for t in b.tasks] != [t.classes for t in c.tasks]
+    given = from_arrays("digits", class_order=[9, 8, 7, 6, 5, 4, 3, 2, 1, 0], scenario="domain")
+    first = everything_in(given[0].test)
+    natural = from_arrays("digits")[4]
+    assert len(given[0].test) == len(natural.test)
+    assert set(first.y.tolist()) == {0, 1}
+
+
+def test_subsets_and_validation():
+    stream = from_arrays("digits", samples_per_class=30, validation=0.2)
+    assert [len(t.train) for t in stream.tasks] == [48] * 5
+    assert [len(t.validation) for t in stream.tasks] == [12] * 5
+    for task in stream.tasks:
+        assert not set(everything_in(task.train).index.tolist()) & set(everything_in(task.validation).index.tolist())
+        counts = torch.cat([everything_in(task.train).y, everything_in(task.validation).y]).bincount()
+        assert counts[counts > 0].tolist() == [30, 30]
+    assert [len(t.train) for t in from_arrays("digits", samples_per_task=17).tasks] == [17] * 5
+
+
+def test_permuted_and_rotated():
+    permuted = from_arrays("digits", kind="permuted", tasks=3, scenario="domain")
+    plain, second = everything_in(permuted[0].test), everything_in(permuted[1].test)
+    by_id = {int(i) % 450: x for i, x in zip(plain.index, plain.x, strict=True)}
+    for i, x in zip(second.index.tolist()[:20], second.x, strict=False):
+        assert torch.equal(x.flatten().sort().values, by_id[i % 450].flatten().sort().values)
+        assert not torch.equal(x, by_id[i % 450])
+    rotated = from_arrays("digits", kind="rotated", tasks=2, scenario="domain", max_angle=180)  # second task by 90
+    plain, turned = everything_in(rotated[0].test), everything_in(rotated[1].test)
+    by_id = {int(i) % 450: x for i, x in zip(plain.index, plain.x, strict=True)}
+    for i, x in zip(turned.index.tolist()[:20], turned.x, strict=False):
+        quarter = by_id[i % 450]
+        matches = [torch.allclose(x, torch.rot90(quarter, k, (1, 2)), atol=1e-4) for k in (1, 3)]
+        assert any(matches)
+
+
+def test_permuted_class_incremental_has_new_classes_each_time():
+    stream = from_arrays("digits", kind="permuted", tasks=3, scenario="class")
+    assert stream.classes == 30
+    assert set(everything_in(stream[2].test).y.tolist()) == set(range(20, 30))
+
+
+def sources():
+    x, y = torch.randn(50, 3), torch.arange(30) % 4
+    rows = torch.randperm(50, generator=generator(1))[:30]
+    return TensorSource(x, y, rows, 2), LoaderSource(TensorDataset(x, torch.zeros(50)), y, rows, 2)
+
+
+@pytest.mark.parametrize("start", [0, 2, 4])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loader_gives_the_same_batches_as_tensors(start, workers):
+    tensors, loader = sources()
+    loader.workers = workers
+    order = torch.randperm(30, generator=generator(2))
+    pairs = itertools.zip_longest(tensors.batches(7, order, start), loader.batches(7, order, start))
+    count = 0
+    for a, b in pairs:
+        count += 1
+        for field in ("x", "y", "task", "index"):
+            assert torch.equal(getattr(a, field), getattr(b, field))
+    assert count == 5 - start
+
+
+def test_start_skips_whole_batches():
+    tensors, _ = sources()
+    order = torch.randperm(30, generator=generator(2))
+    assert [b.index.tolist() for b in tensors.batches(7, order)][2:] == [
+        b.index.tolist() for b in tensors.batches(7, order, 2)
+    ]
+
+
+def test_joined_walks_every_sample_once_in_order():
+    a, b = (TensorSource(torch.randn(20, 2), torch.arange(20), torch.arange(20), t) for t in (0, 1))
+    joined = Joined([a, b])
+    order = torch.randperm(40, generator=generator(0))
+    batches = list(joined.batches(9, order))
+    assert [len(x) for x in batches] == [9, 9, 9, 9, 4]
+    assert sorted(i for x in batches for i in x.index.tolist()) == list(range(40))
+    assert sorted(batches[0].index.tolist()) == sorted(order[:9].tolist())
+    assert torch.equal(joined.labels, torch.cat([a.labels, b.labels]))
+    assert joined.nbytes == a.nbytes + b.nbytes
+
+
+BAD = [
+    ({"tasks": 3}, "nearest number of tasks that divides them is 2"),
+    ({"tasks": 0}, "nearest valid value is 1"),
+    ({"scenario": "tsk"}, "Did you mean 'task'"),
+    ({"kind": "splt"}, "Did you mean 'split'"),
+    ({"dataset": "digit"}, "Did you mean 'digits'"),
+    ({"class_order": "randm"}, "Did you mean 'random'"),
+    ({"class_order": [0, 0, 1]}, "different classes"),
+    ({"classes_per_task": 3}, "nearest valid value is 2"),
+    ({"kind": "rotated", "classes_per_task": 2}, "all classes"),
+    ({"validation": 1.5}, "nearest valid value is 0.9"),
+    ({"validation": float("nan")}, "finite"),
+    ({"samples_per_class": 0}, "nearest valid value is 1"),
+    ({"max_angle": 400}, "nearest valid value is 360"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD)
+def test_bad_settings(bad, message):
+    with pytest.raises(ValueError, match=message):
+        from_arrays(**{"dataset": "digits", **bad})
+
+
+def test_classes_per_task_may_leave_classes_out():
+    stream = from_arrays("digits", tasks=2, classes_per_task=3, class_order=[7, 1, 5, 0, 2, 9])
+    assert [t.classes for t in stream.tasks] == [(1, 5, 7), (0, 2, 9)]
+
+
+def test_image_folder(tmp_path):
+    from PIL import Image
+
+    for part, n in (("train", 6), ("test", 3)):
+        for c, colour in enumerate(["red", "green", "blue", "white"]):
+            folder = tmp_path / part / colour
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (10 + c, 9), colour).save(folder / f"{i}.png")
+    stream = image_folder(str(tmp_path), tasks=2, image_size=8, workers=0)
+    assert [len(t.train) for t in stream.tasks] == [12, 12]
+    batch = everything_in(stream[1].train)
+    assert batch.x.shape == (12, 3, 8, 8)
+    assert set(batch.y.tolist()) == {2, 3}
+    with pytest.raises(ValueError, match="train/CLASS"):
+        image_folder(str(tmp_path / "nowhere"), tasks=2)
+    (tmp_path / "test" / "extra").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "test" / "extra" / "a.png")
+    with pytest.raises(ValueError, match="differ"):
+        image_folder(str(tmp_path), tasks=2)

@@ -1,0 +1,264 @@
+"""The programs as processes, as a user starts them."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from frostline.streams.datasets import DEBIAN_FASHION_MNIST
+from tests.conftest import ROOT
+
+QUICK = ("tracking=none", "stream=split_digits", "model=mlp", "model.hidden=[32]", "trainer.epochs=1")
+NO_NUMBER = {"seconds", "energy_joules", "peak_memory_bytes", "usd", "co2e_kg"}
+
+
+def only_run(folder):
+    return next(iter(folder.glob("outputs/*/*")))
+
+
+def read(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def same(a, b):
+    """Compare results in all but what a clock or the memory decides."""
+    assert a["accuracy"] == b["accuracy"]
+    assert a["metrics"] == b["metrics"]
+    for x, y in zip(a["ledger"], b["ledger"], strict=True):
+        assert {k: v for k, v in x.items() if k not in NO_NUMBER} == {k: v for k, v in y.items() if k not in NO_NUMBER}
+    assert a["full_finetuning"]["flops"] == b["full_finetuning"]["flops"]
+
+
+def test_a_run_leaves_what_the_contract_says(cli, tmp_path):
+    done = cli(tmp_path, *QUICK, "strategy=partial", "seed=3", "cost.price_per_hour=1.5")
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "Test accuracy after each task",
+        "average accuracy",
+        "The bill",
+        "Full fine-tuning of the same batches",
+        "outputs",
+    ):
+        assert text in done.stdout
+    folder = only_run(tmp_path)
+    content = read(folder)
+    assert content["schema"] == "frostline.result/1"
+    assert content["status"] == "complete"
+    assert content["seed"] == content["config"]["seed"] == 3
+    assert {"versions", "device_name", "cores", "git_commit"} <= set(content["environment"])
+    assert content["stream"]["scenario"] == "class"
+    assert len(content["accuracy"]) == 6
+    assert set(content["metrics"]) == {
+        "average_accuracy", "average_incremental_accuracy", "learning_accuracy", "backward_transfer",
+        "forward_transfer", "forgetting", "intransigence", "worst_case_accuracy",
+    }  # fmt: skip
+    row = content["ledger"][-1]
+    assert {
+        "task", "phase", "steps", "samples", "flops", "seconds", "energy_joules", "energy_source", "peak_memory_bytes",
+        "stored_bytes", "trainable_parameters", "usd", "co2e_kg",
+    } == set(row)  # fmt: skip
+    assert content["totals"]["flops"] == sum(r["flops"] for r in content["ledger"])
+    assert content["totals"]["usd"] == pytest.approx(content["totals"]["seconds"] / 3600 * 1.5)
+    assert content["full_finetuning"]["flops_ratio"] < 1
+    assert (folder / "ledger.csv").read_text().count("\n") == len(content["ledger"]) + 1
+    assert (folder / "accuracy.csv").read_text().startswith("after,")
+    for figure in ("accuracy_matrix", "accuracy_against_cost"):
+        assert (folder / "figures" / f"{figure}.png").stat().st_size > 5000
+    assert (folder / "checkpoint.pt").is_file()
+
+
+def test_kill_and_resume_equal_uninterrupted(cli, tmp_path):
+    """kill -9 in the middle of a task; weights, metrics and FLOPs end bit for bit as without it."""
+    arguments = [
+        "tracking=none", "stream=split_fashion_mnist_mini", "model=cnn", "strategy=[replay,ewc]",
+        "strategy.ewc.strength=10", "strategy.ewc.samples=50", "selector=last_k", "trainer.epochs=4",
+    ]  # fmt: skip
+    whole = cli(tmp_path, *arguments, "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments, "trainer.checkpoint_every_s=0.2", "hydra.run.dir=killed"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    path, position, deadline = tmp_path / "killed" / "checkpoint.pt", [0, 0, 0], time.time() + 120
+    while not (position[0] >= 1 and position[2] > 0):
+        assert time.time() < deadline
+        assert process.poll() is None, "the run was over before it could be killed"
+        time.sleep(0.02)
+        if path.exists():
+            position = torch.load(path, weights_only=True)["position"]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert read(tmp_path / "killed")["status"] == "running"
+    resumed = cli(tmp_path, "resume=killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on at task" in resumed.stdout
+    assert not (tmp_path / "outputs").exists()
+    same(read(tmp_path / "whole"), read(tmp_path / "killed"))
+    states = [torch.load(tmp_path / f / "checkpoint.pt", weights_only=True)["model"] for f in ("whole", "killed")]
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    again = cli(tmp_path, "resume=killed")
+    assert again.returncode == 0
+    assert "already complete" in again.stdout
+
+
+def test_resume_of_another_config_or_a_damaged_checkpoint(cli, tmp_path):
+    assert cli(tmp_path, *QUICK, "hydra.run.dir=a").returncode == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    other = cli(tmp_path, "resume=a", "strategy=ewc")
+    assert other.returncode == 1
+    assert "was started with strategy" in other.stderr
+    epochs = cli(tmp_path, "resume=a", "trainer.epochs=7")
+    assert "trainer.epochs=1, not 7" in epochs.stderr
+    (tmp_path / "a" / "checkpoint.pt").write_bytes(b"PK damaged")
+    damaged = cli(tmp_path, "resume=a")
+    assert damaged.returncode == 1
+    assert "damaged or was not written by frostline" in damaged.stderr
+    assert (tmp_path / "a" / "checkpoint.pt").read_bytes() == b"PK damaged"
+    after = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    assert {p: c for p, c in before.items() if p.name != "checkpoint.pt"} == {
+        p: c for p, c in after.items() if p.name != "checkpoint.pt"
+    }
+    assert "no such folder" in cli(tmp_path, "resume=nowhere").stderr
+
+
+def test_sweep_and_compare(cli, tmp_path):
+    swept = cli(tmp_path, "-m", *QUICK, "strategy=finetune,replay,cumulative", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert swept.returncode == 0, swept.stderr
+    assert len(list(tmp_path.glob("sweep/*/result.json"))) == 6
+    (tmp_path / "sweep" / "broken").mkdir()
+    (tmp_path / "sweep" / "broken" / "result.json").write_text("{")
+    compared = cli(tmp_path, "compare", "sweep", "sweep/0", program="module")
+    assert compared.returncode == 0, compared.stderr
+    assert "left out" in compared.stdout
+    rows = (tmp_path / "comparison" / "comparison.csv").read_text().splitlines()
+    assert [r.split(",")[:2] for r in rows[1:]] == [["finetune", "2"], ["replay", "2"], ["cumulative", "2"]]
+    accuracies = [read(tmp_path / "sweep" / str(i))["metrics"]["average_accuracy"] for i in (0, 1)]
+    assert float(rows[1].split(",")[2]) == pytest.approx(sum(accuracies) / 2)
+    assert rows[1].split(",")[6] != ""  # the cumulative runs are the reference of intransigence
+    assert (tmp_path / "comparison" / "accuracy_against_cost.png").stat().st_size > 5000
+    nothing = cli(tmp_path, "compare", "nowhere", program="module")
+    assert nothing.returncode == 1
+    assert "no such folder" in nothing.stderr
+
+
+def test_wandb_offline_file_holds_the_run(cli, tmp_path):
+    done = cli(tmp_path, *QUICK[1:], "strategy=replay", "tracking=wandb", "tracking.tags=[mine]")
+    assert done.returncode == 0, done.stderr
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (path,) = only_run(tmp_path).glob("wandb/offline-run-*/run-*.wandb")
+    store, records = DataStore(), []
+    store.open_for_scan(str(path))
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        records.append(record)
+    started = next(r.run for r in records if r.HasField("run"))
+    assert {"mine", "replay"} <= set(started.tags)
+    config = {u.key: json.loads(u.value_json) for u in started.config.update}
+    assert config["trainer"]["epochs"] == 1
+    history = [
+        {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in r.history.item}
+        for r in records
+        if r.HasField("history")
+    ]
+    content = read(only_run(tmp_path))
+    assert history[4]["average_accuracy"] == pytest.approx(content["metrics"]["average_accuracy"])
+    assert any("accuracy_matrix" in str(list(h)) and "ledger" in str(list(h)) for h in history)
+    summary = {}
+    for r in records:
+        if r.HasField("summary"):
+            summary |= {"/".join(u.nested_key) or u.key: json.loads(u.value_json) for u in r.summary.update}
+    assert summary["flops"] == content["totals"]["flops"]
+
+
+def test_unreachable_wandb_never_stops_a_run(cli, tmp_path):
+    done = cli(
+        tmp_path, *QUICK[1:], "tracking=wandb", "tracking.mode=online",
+        WANDB_MODE="online", WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "W&B could not start" in done.stdout
+    assert read(only_run(tmp_path))["status"] == "complete"
+
+
+REFUSED = [
+    (["strategy=ewcc"], "Did you mean 'ewc'?"),
+    (["selector=lastk"], "Did you mean 'last_k'?"),
+    (["trainer.epoch=3"], "Did you mean 'epochs'?"),
+    (["trainer.epochs=many"], "trainer.epochs=many"),
+    (["strategy=ewc", "strategy.ewc.strenght=3"], "Did you mean 'strength'?"),
+    (["selector=last_k", "selector.k=9"], "The nearest valid value is 3."),
+    (["stream.tasks=3"], "The nearest number of tasks that divides them is 2"),
+    (["optimizer.lr=nan"], "optimizer.lr=nan: expected a finite number."),
+    (["stream=split_mnist", "stream.data_root=nowhere"], "stream.download=true"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_bad_input_is_one_message_before_any_training(cli, tmp_path, arguments, message):
+    done = cli(tmp_path, "tracking=none", *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
+def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):
+    done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", "trainer.epochs=3", "hydra.run.dir=a")
+    assert done.returncode == 1
+    assert re.search(r"The loss became \S+ in task \d .* epoch \d, step \d", done.stderr)
+    assert read(tmp_path / "a")["status"] == "failed"
+    assert "Diverged" in read(tmp_path / "a")["error"]
+
+
+def test_help_is_quick_and_complete(cli, tmp_path):
+    begin = time.perf_counter()
+    done = cli(tmp_path, "--help")
+    assert done.returncode == 0
+    assert "strategy: cumulative, ewc, finetune, joint, partial, replay" in done.stdout
+    assert time.perf_counter() - begin < 15  # a smoke bound; the figure is in the README
+    probe = "import sys; sys.argv = ['run.py', '--help']; import runpy\ntry: runpy.run_path('run.py', run_name='__main__')\n"
+    probe += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'wandb' not in sys.modules"
+    subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_list_and_doctor(cli, tmp_path):
+    listed = cli(tmp_path, "list", program="module")
+    assert "last_k" in listed.stdout
+    assert "slim_resnet18" in listed.stdout
+    doctor = cli(tmp_path, "doctor", program="module")
+    assert doctor.returncode == 0, doctor.stderr
+    assert re.search(r"digits +│ 1,347", doctor.stdout)
+    assert re.search(r"mnist +│ not found", doctor.stdout)
+
+
+def test_run_through_the_installed_command(cli, tmp_path):
+    done = cli(tmp_path, "run", *QUICK, "hydra.run.dir=a", program="module")
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "a")["status"] == "complete"
+
+
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_the_protocol_on_the_full_fashion_mnist_lands_where_independent_loops_do(cli, tmp_path):
+    """Fine-tuning .199 accuracy and .98 forgetting; replay with 500 samples .69 to .76."""
+    done = cli(
+        tmp_path,
+        "-m",
+        "experiment=split_fashion_mnist_sgd",
+        "tracking=none",
+        "strategy=finetune,replay",
+        "hydra.sweep.dir=s",
+    )
+    assert done.returncode == 0, done.stderr
+    finetune, replay = (read(tmp_path / "s" / str(i))["metrics"] for i in (0, 1))
+    assert finetune["average_accuracy"] == pytest.approx(0.199, abs=0.005)
+    assert finetune["forgetting"] == pytest.approx(0.98, abs=0.015)
+    assert 0.69 <= replay["average_accuracy"] <= 0.76
