@@ -31,6 +31,7 @@ def from_arrays(
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
     online: bool = False,
+    scaling: str = "standard",
     data_root: str = "data",
     download: bool = False,
     seed: int = 0,
@@ -43,14 +44,14 @@ def from_arrays(
     degrees. scenario: 'class' decides among all classes seen so far, 'task' among the task's own, 'domain' asks for the
     place within the task with the task unknown. class_order: 'natural', 'random' (by seed) or a list of classes.
     validation: share of each task's training samples held out. samples_per_*: training samples kept. online: the
-    trainer may pass over the data only once.
+    trainer may pass over the data only once. scaling: of the pixels, see datasets.load.
     """
     one_of("stream.kind", kind, KINDS)
     in_range("stream.tasks", tasks, 1)
     in_range("stream.max_angle", max_angle, 0, 360)
     if kind != "split" and classes_per_task is not None:
         raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
-    data = load(dataset, data_root, download)
+    data = load(dataset, data_root, download, scaling)
     transforms: list[Callable[[Tensor], Tensor] | None] = [None] * tasks
     groups = class_groups(data.classes, tasks, classes_per_task, class_order, seed, repeat=kind != "split")
     if kind == "permuted":

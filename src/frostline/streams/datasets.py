@@ -19,7 +19,7 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class DataSet:
-    """Images x [N, channels, H, W] float32, standardised per channel; labels y [N] int64; the value of a black pixel."""
+    """Images x [N, channels, H, W] float32, labels y [N] int64, and the value of a black pixel."""
 
     x_train: Tensor
     y_train: Tensor
@@ -93,9 +93,13 @@ DATASETS: dict[str, Callable[[Path, bool], Arrays]] = {
 }
 
 
-def load(name: str, data_root: str = "data", download: bool = False) -> DataSet:
-    """Return the named data set; UsageError says how to get it where it is missing, or which file is damaged."""
+def load(name: str, data_root: str = "data", download: bool = False, scaling: str = "standard") -> DataSet:
+    """Return the named data set; UsageError says how to get it where it is missing, or which file is damaged.
+
+    scaling: 'standard' gives each channel mean 0 and deviation 1 over the training images, 'unit' leaves pixels in 0..1.
+    """
     one_of("stream.dataset", name, DATASETS)
+    one_of("stream.scaling", scaling, ("standard", "unit"))
     root = Path(data_root).expanduser()
     try:
         x_train, y_train, x_test, y_test = DATASETS[name](root, download)
@@ -103,7 +107,7 @@ def load(name: str, data_root: str = "data", download: bool = False) -> DataSet:
             raise ValueError(f"{len(x_train)}+{len(x_test)} images but {len(y_train)}+{len(y_test)} labels")
     except Exception as error:
         raise UsageError(_explain(name, root, error)) from error
-    return _standardise(x_train, y_train, x_test, y_test)
+    return _scale(x_train, y_train, x_test, y_test, scaling)
 
 
 def _explain(name: str, root: Path, error: Exception) -> str:
@@ -122,7 +126,7 @@ def _explain(name: str, root: Path, error: Exception) -> str:
     )
 
 
-def _standardise(x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> DataSet:
+def _scale(x_train: Any, y_train: Any, x_test: Any, y_test: Any, scaling: str) -> DataSet:
     def images(array: np.ndarray) -> Tensor:
         array = array[:, None] if array.ndim == 3 else array.transpose(0, 3, 1, 2)
         return torch.from_numpy(np.ascontiguousarray(array)).float().div_(255)
@@ -130,5 +134,7 @@ def _standardise(x_train: Any, y_train: Any, x_test: Any, y_test: Any) -> DataSe
     train, test = images(x_train), images(x_test)
     mean = train.mean(dim=(0, 2, 3), keepdim=True)
     std = train.std(dim=(0, 2, 3), keepdim=True)
+    if scaling == "unit":
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
     labels = [torch.from_numpy(np.asarray(y).astype(np.int64)) for y in (y_train, y_test)]
     return DataSet(train.sub_(mean).div_(std), labels[0], test.sub_(mean).div_(std), labels[1], (-mean / std)[0])
