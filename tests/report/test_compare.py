@@ -1,0 +1,76 @@
+import copy
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from frostline.report.compare import Group, accuracy_against_cost, group_runs
+from frostline.report.terminal import si, size
+
+
+def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", **settings):
+    config = {
+        "seed": seed,
+        "strategy": {strategy: {"_target_": f"x.{strategy}", "seed": seed, **settings.get("strategy", {})}},
+        "selector": {"_target_": f"x.{selector}", **settings.get("selector", {})},
+        "stream": {"_target_": "x.from_arrays", "dataset": "digits"},
+        "model": {"_target_": "x.mlp"},
+        "optimizer": {"_target_": "x.SGD", "lr": settings.get("lr", 0.05)},
+        "trainer": {"epochs": 1, "device": settings.get("device", "cpu")},
+    }
+    ledger = [
+        {"task": 0, "phase": p, "flops": 10, "seconds": 1.0 + accuracy, "usd": None}
+        for p in ("train", "consolidate", "evaluate")
+    ]
+    metrics = {"average_accuracy": accuracy, "forgetting": None, "intransigence": None}
+    return {"config": config, "seed": seed, "metrics": metrics, "ledger": ledger, "accuracy": [[0.1], [accuracy]]}
+
+
+def labels(runs):
+    return [(g.label, len(g.runs)) for g in group_runs(runs)]
+
+
+def test_seeds_and_devices_are_grouped():
+    assert labels([run(seed=0), run(seed=1, device="cuda")]) == [("finetune", 2)]
+
+
+def test_labels_name_what_differs_among_those_that_have_it():
+    runs = [run(), run("ewc", strategy={"strength": 1}), run("ewc", strategy={"strength": 2})]
+    assert [name for name, _ in labels(runs)] == ["finetune", "ewc strength=1", "ewc strength=2"]
+    runs = [run(), run("partial", selector="LastK"), run("ewc", lr=0.1)]
+    runs[1]["config"]["selector"]["k"] = 1
+    assert [name for name, _ in labels(runs)] == ["finetune lr=0.05", "partial LastK lr=0.05", "ewc lr=0.1"]
+    deeper = copy.deepcopy(runs[1])
+    deeper["config"]["selector"]["k"] = 2
+    assert [name for name, _ in labels([runs[1], deeper])] == ["partial k=1", "partial k=2"]
+
+
+def test_interval_equals_scipy():
+    values = [0.2, 0.5, 0.9, 0.4]
+    group = Group("x", [run(seed=i, accuracy=v) for i, v in enumerate(values)])
+    mean, half = group.interval("accuracy")
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (mean - half, mean + half) == (pytest.approx(low), pytest.approx(high))
+    assert np.isnan(Group("x", [run()]).interval("accuracy")[1])
+    assert group.interval("forgetting") is None
+
+
+def test_costs_are_those_of_learning():
+    group = Group("x", [run(accuracy=0.5)])
+    assert group.values("flops") == [20]
+    assert group.values("seconds") == [3.0]
+
+
+def test_intransigence_from_a_cumulative_run():
+    groups = group_runs([run(accuracy=0.6), run("cumulative", accuracy=0.9)])
+    assert groups[0].values("intransigence") == [pytest.approx(0.3)]
+
+
+def test_figure_has_a_point_for_each_configuration():
+    figure = accuracy_against_cost(group_runs([run(seed=0), run(seed=1), run("ewc")]))
+    assert len(figure.axes[0].containers) == 2
+
+
+def test_numbers_for_people():
+    assert [si(v) for v in (None, 0, 999, 1_500, 2.5e9)] == ["", "0", "999", "1.5 k", "2.5 G"]
+    assert [size(v) for v in (0, 512, 2048, 3 * 2**20)] == ["", "512 B", "2 KiB", "3 MiB"]
