@@ -8,15 +8,15 @@ from frostline.report.compare import Group, accuracy_against_cost, group_runs
 from frostline.report.terminal import si, size
 
 
-def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", **settings):
+def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", *, own=None, lr=0.05, device="cpu"):
     config = {
         "seed": seed,
-        "strategy": {strategy: {"_target_": f"x.{strategy}", "seed": seed, **settings.get("strategy", {})}},
-        "selector": {"_target_": f"x.{selector}", **settings.get("selector", {})},
+        "strategy": {strategy: {"_target_": f"x.{strategy}", "seed": seed, **(own or {})}},
+        "selector": {"_target_": f"x.{selector}"},
         "stream": {"_target_": "x.from_arrays", "dataset": "digits"},
         "model": {"_target_": "x.mlp"},
-        "optimizer": {"_target_": "x.SGD", "lr": settings.get("lr", 0.05)},
-        "trainer": {"epochs": 1, "device": settings.get("device", "cpu")},
+        "optimizer": {"_target_": "x.SGD", "lr": lr},
+        "trainer": {"epochs": 1, "device": device},
     }
     ledger = [
         {"task": 0, "phase": p, "flops": 10, "seconds": 1.0 + accuracy, "usd": None}
@@ -35,7 +35,7 @@ def test_seeds_and_devices_are_grouped():
 
 
 def test_labels_name_what_differs_among_those_that_have_it():
-    runs = [run(), run("ewc", strategy={"strength": 1}), run("ewc", strategy={"strength": 2})]
+    runs = [run(), run("ewc", own={"strength": 1}), run("ewc", own={"strength": 2})]
     assert [name for name, _ in labels(runs)] == ["finetune", "ewc strength=1", "ewc strength=2"]
     runs = [run(), run("partial", selector="LastK"), run("ewc", lr=0.1)]
     runs[1]["config"]["selector"]["k"] = 1
