@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run_hydra(_for_resume(arguments))
     except KeyboardInterrupt:
-        _stop("Interrupted. Go on from the last checkpoint with: python run.py resume=FOLDER", code=130)
+        _stop("Interrupted before the run began.", code=130)
     except Exception as error:
         message = explain(error)
         if message is None or wants_traceback:
@@ -43,6 +43,8 @@ def _run_hydra(arguments: list[str]) -> None:
                 execute(cfg, folder)
             else:
                 resume(cfg, folder, list(context.overrides.task))
+        except KeyboardInterrupt:
+            _stop(f"Interrupted. Go on from the last checkpoint with: python run.py resume={folder}", code=130)
         except UsageError as error:
             if context.mode == RunMode.MULTIRUN:
                 raise  # Hydra runs the other jobs of the sweep first

@@ -1,7 +1,9 @@
 """Weights & Biases: offline unless the user says online, and never a reason for a run to stop."""
 
+import hashlib
 import logging
 import os
+import platform
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,8 @@ class WandbTracker(Observer):
                 entity=self.cfg.entity,
                 mode=self.cfg.mode,
                 dir=str(self.folder),
+                id=hashlib.sha1(f"{platform.node()}:{self.folder.resolve()}".encode()).hexdigest()[:12],
+                resume="allow",
                 name=f"{strategy}-seed{self.config['seed']}",
                 group=self.cfg.group or (sweep.name if sweep else None),
                 tags=[*self.cfg.tags, strategy, *(["sweep"] if sweep else [])],

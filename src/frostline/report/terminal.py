@@ -1,5 +1,6 @@
 """The terminal: progress while a run goes on, then the accuracy matrix, the metrics and the bill."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class TerminalReport(training.Observer):
     def finished(self, content: dict[str, Any], folder: Path) -> None:
         """Print the tables and where everything is."""
         self.close()
-        for table in (accuracy_table(content), metrics_table(content), bill_table(content)):
+        for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
             self.console.print(table)
         for line in against_full_lines(content):
             self.console.print(line)
@@ -112,34 +113,40 @@ def metrics_table(content: dict[str, Any]) -> Table:
     return table
 
 
-def bill_table(content: dict[str, Any]) -> Table:
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "steps": lambda r: _count(r["steps"]),
+    "samples": lambda r: si(r["samples"] or None),
+    "FLOPs": lambda r: si(r["flops"] or None),
+    "seconds": lambda r: f"{r['seconds']:.2f}",
+    "memory": lambda r: size(r["peak_memory_bytes"]),
+    "stored": lambda r: size(r["stored_bytes"]),
+    "trained": lambda r: si(r["trainable_parameters"] or None),
+    "energy": lambda r: "" if r["energy_joules"] is None else f"{si(r['energy_joules'])} J",
+    "USD": lambda r: f"{r['usd']:.3g}" if r["usd"] else "",
+}
+LEAST = ("steps", "memory", "samples")  # what a narrow terminal can do without, in this order
+
+
+def bill_table(content: dict[str, Any], width: int = 100) -> Table:
     """Return the ledger as a table, one row a phase of a task, or a phase where that would be long."""
     rows, summed = content["ledger"], len(content["ledger"]) > LONG_BILL
     if summed:
         rows = [_sum([r for r in rows if r["phase"] == p], p) for p in dict.fromkeys(r["phase"] for r in rows)]
     rows = [r for r in rows if r["flops"] or r["seconds"] >= 0.005]  # what took nothing is in the ledger file only
+    heads = [head for head, cell in COLUMNS.items() if any(cell(r) for r in rows)]
+    for head in LEAST:
+        if 20 + 10 * len(heads) > width:
+            heads.remove(head)
     note = " (summed over tasks; every row is in ledger.csv)" if summed else ""
     table = Table(title=f"The bill{note}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    energy = any(r["energy_joules"] is not None for r in rows)
-    money = any(r["usd"] for r in rows)
-    heads = ["task", "phase", "steps", "samples", "FLOPs", "seconds", "memory", "stored", "trained"]
-    for head in heads + ["energy"] * energy + ["USD"] * money:
+    for head in ("task", "phase", *heads):
         table.add_column(head, justify="left" if head in ("task", "phase") else "right", no_wrap=True)
     for r in rows:
-        table.add_row("all" if summed else _or_dash(r["task"]), r["phase"], *_bill_cells(r, energy, money))
+        task = "all" if summed else "-" if r["task"] is None else str(r["task"])
+        table.add_row(task, r["phase"], *(COLUMNS[head](r) for head in heads))
     table.add_section()
-    table.add_row("all", "total", *_bill_cells(content["totals"], energy, money), style="bold")
+    table.add_row("all", "total", *(COLUMNS[head](content["totals"]) for head in heads), style="bold")
     return table
-
-
-def _bill_cells(r: dict[str, Any], energy: bool, money: bool) -> list[str]:
-    cells = [_count(r["steps"]), si(r["samples"] or None), si(r["flops"]) if r["flops"] else "", f"{r['seconds']:.2f}"]
-    cells += [size(r["peak_memory_bytes"]), size(r["stored_bytes"]), si(r["trainable_parameters"] or None)]
-    return cells + [f"{r['energy_joules'] or 0:.1f} J"] * energy + [f"{r['usd'] or 0:.6f}"] * money
-
-
-def _or_dash(task: int | None) -> str:
-    return "-" if task is None else str(task)
 
 
 def against_full_lines(content: dict[str, Any]) -> list[str]:
