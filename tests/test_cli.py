@@ -208,6 +208,10 @@ REFUSED = [
     (["selector=last_k", "selector.k=9"], "The nearest valid value is 3."),
     (["stream.tasks=3"], "The nearest number of tasks that divides them is 2"),
     (["optimizer.lr=nan"], "optimizer.lr=nan: expected a finite number."),
+    (["selector=[head,last_k]"], "only strategies can be combined"),
+    (["strategy=null"], "Expected group=option"),
+    (["+foo=1"], "foo: there is no such setting."),
+    (["stream=arrays"], "Missing mandatory value: stream.dataset"),
     (["stream=split_mnist", "stream.data_root=nowhere"], "stream.download=true"),
 ]
 

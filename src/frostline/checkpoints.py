@@ -25,8 +25,9 @@ def load(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UsageError(f"resume={str(folder)!r}: there is no such folder. Expected the folder of an earlier run.")
     if not path.is_file():
-        runs = sorted(p.parent.name for p in folder.glob(f"*/{NAME}"))
-        hint = f" Its subfolders {', '.join(runs)} hold runs: resume one of them." if runs else ""
+        runs = sorted((p.parent.name for p in folder.glob(f"*/{NAME}")), key=lambda n: (len(n), n))
+        more = ", ..." if len(runs) > 4 else ""
+        hint = f" Its subfolders {', '.join(runs[:4])}{more} hold runs: resume one of them." if runs else ""
         raise UsageError(f"resume={str(folder)!r}: the folder holds no {NAME}.{hint}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

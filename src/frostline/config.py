@@ -95,6 +95,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 def check(cfg: DictConfig) -> None:
     """Refuse what cannot work, before data are read or anything is built."""
+    known = [f.name for f in dataclasses.fields(RunConfig)]
+    for key in cfg:
+        if key not in known:
+            raise UsageError(f"{key}: there is no such setting.{nearest(key, known)} Known keys: {', '.join(known)}.")
     _refuse_nan("", plain(cfg))
     for section in BUILT:
         check_target(section, cfg[section])

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from frostline.checks import UsageError, nearest
 from frostline.config import DictConfig, conf_dir, register
 
+ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "trainer", "cost", "tracking")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
@@ -17,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     try:
-        _run_hydra(_for_resume(arguments))
+        _run_hydra(_for_resume(arguments), wants_traceback)
     except KeyboardInterrupt:
         _stop("Interrupted before the run began.", code=130)
     except Exception as error:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _stop(message)
 
 
-def _run_hydra(arguments: list[str]) -> None:
+def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
     import hydra
 
     def job(cfg: DictConfig) -> None:
@@ -38,6 +40,9 @@ def _run_hydra(arguments: list[str]) -> None:
 
         context = HydraConfig.get()
         folder = Path(context.runtime.output_dir)
+        for group in ONE_OF_A_KIND:
+            if context.runtime.choices.get(group) is None:  # Hydra would merge several, and the last would win
+                _stop(f"{group}: expected the name of one option; only strategies can be combined.")
         try:
             if cfg.resume is None:
                 execute(cfg, folder)
@@ -45,10 +50,11 @@ def _run_hydra(arguments: list[str]) -> None:
                 resume(cfg, folder, list(context.overrides.task))
         except KeyboardInterrupt:
             _stop(f"Interrupted. Go on from the last checkpoint with: python run.py resume={folder}", code=130)
-        except UsageError as error:
-            if context.mode == RunMode.MULTIRUN:
-                raise  # Hydra runs the other jobs of the sweep first
-            _stop(str(error))
+        except Exception as error:
+            message = explain(error)
+            if message is None or wants_traceback or context.mode == RunMode.MULTIRUN:
+                raise  # in a sweep Hydra runs the other jobs first
+            _stop(message)
 
     register()
     sys.argv = [sys.argv[0], *arguments]
@@ -93,6 +99,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={name}: expected one of {', '.join(error.options)}.{nearest(name, error.options)}"
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return f"{error}. Expected group=option, such as strategy=finetune."
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     cause: Any = error if isinstance(error, OmegaConfBaseException) else error.__cause__

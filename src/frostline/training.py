@@ -279,8 +279,8 @@ class StepCounter:
         """Price plain full fine-tuning once a run; its seconds at the first task that is not itself trained in full."""
         run = self.run
         partially = self.scope.names != everything(run.model)
-        if run.reference is None or (partially and run.reference.seconds_per_sample is None):
-            repeats = run.settings.reference_steps if partially else 0
+        repeats = run.settings.reference_steps if partially else 0
+        if run.reference is None or (repeats and run.reference.seconds_per_sample is None):
             run.reference = Reference.measure(
                 run.model, batch.x, batch.y, self.task.mask(batch), run.optimizer, repeats=repeats
             )

@@ -20,6 +20,7 @@ def _images(shape: Sequence[int], name: str) -> int:
 def cnn(shape: Sequence[int], classes: int, channels: list[int] = [32, 64], hidden: int = 128) -> Classifier:  # noqa: B006
     """Return a plain net: 3x3 convolution, ReLU and 2x2 pooling for each entry of `channels`, then one dense layer."""
     width = _images(shape, "cnn")
+    in_range("model.hidden", hidden, 1)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     size = (shape[1], shape[2])
     for number, units in enumerate(channels):
