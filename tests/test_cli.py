@@ -107,13 +107,17 @@ def test_kill_and_resume_equal_uninterrupted(cli, tmp_path):
 
 
 def test_resume_of_another_config_or_a_damaged_checkpoint(cli, tmp_path):
-    assert cli(tmp_path, *QUICK, "hydra.run.dir=a").returncode == 0
+    assert cli(tmp_path, *QUICK, "seed=3", "strategy=replay", "hydra.run.dir=a").returncode == 0
+    same_again = cli(tmp_path, "resume=a", "strategy=replay", "tracking=none", "trainer.epochs=1")
+    assert "already complete" in same_again.stdout, same_again.stderr
     before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
     other = cli(tmp_path, "resume=a", "strategy=ewc")
     assert other.returncode == 1
     assert "was started with strategy" in other.stderr
     epochs = cli(tmp_path, "resume=a", "trainer.epochs=7")
     assert "trainer.epochs=1, not 7" in epochs.stderr
+    experiment = cli(tmp_path, "resume=a", "experiment=split_fashion_mnist_sgd")
+    assert "was started with stream.dataset='digits', not 'fashion_mnist'" in experiment.stderr
     (tmp_path / "a" / "checkpoint.pt").write_bytes(b"PK damaged")
     damaged = cli(tmp_path, "resume=a")
     assert damaged.returncode == 1

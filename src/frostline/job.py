@@ -24,7 +24,10 @@ from frostline.strategies import Chain, Strategy
 from frostline.tracking import tracker
 from frostline.training import Observer, Run, Settings, evaluation_data, run_stream
 
-MAY_CHANGE = ("trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "tracking", "cost.reference_steps")
+MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
+    "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "tracking", "cost.reference_steps",
+    "stream.data_root", "stream.download",
+)  # fmt: skip
 
 
 def execute(cfg: DictConfig, folder: Path, state: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -54,30 +57,24 @@ def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any
     """Go on with the run in `folder`, under the configuration it was started with."""
     state = checkpoints.load(folder)
     stored = DictConfig(state["config"])
-    given = [o.lstrip("+~").partition("=")[0] for o in overrides]
-    wanted = plain(cfg)
+    given = [o.lstrip("+~").partition("=")[0] for o in overrides if not o.startswith("resume=")]
+    if "seed" not in given:
+        cfg.seed = stored.seed  # what is interpolated from it is no difference
+    found = differences(state["config"], plain(cfg))
     for key in given:
-        if key == "resume":
-            continue
-        new, old = OmegaConf.select(cfg, key), OmegaConf.select(stored, key)
         if key.startswith(MAY_CHANGE):
-            OmegaConf.update(stored, key, new, force_add=True)
-        elif plain_value(new) != plain_value(old):
-            found = differences(state["config"], wanted)
-            what = next((f"{k}={v[0]!r}, not {v[1]!r}" for k, v in found.items() if k.startswith(key)), f"{key}={old}")
-            raise UsageError(
-                f"resume={str(folder)!r}: that run was started with {what}. Leave {key} out to go on with it, "
-                "or start a new run without resume."
-            )
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key), force_add=True)
+            continue
+        for path, (old, new) in found.items():
+            if path.startswith(key) or (key == "experiment" and not path.startswith(("resume", *MAY_CHANGE))):
+                raise UsageError(
+                    f"resume={str(folder)!r}: that run was started with {path}={old!r}, not {new!r}. Leave {key} out to "
+                    "go on with it, or start a new run without resume."
+                )
     if state["position"][0] >= state["tasks"]:
         print(f"frostline: the run in {folder} is already complete.")
         return results.read(folder)
     return execute(stored, folder, state)
-
-
-def plain_value(value: Any) -> Any:
-    """Return a configuration value as plain Python."""
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def choose_device(name: str) -> torch.device:
@@ -133,7 +130,11 @@ def _build(
     optimizer = build(cfg.optimizer)
     optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
     writer = ResultWriter(folder, config)
-    observers: list[Observer] = [TerminalReport(), writer, *tracker(cfg.tracking, folder, config)]
+    observers: list[Observer] = [
+        TerminalReport(" + ".join(config["strategy"])),
+        writer,
+        *tracker(cfg.tracking, folder, config),
+    ]
     for observer in observers:
         cleanup.callback(observer.close)
     save = partial(_save, folder, {"config": config, "tasks": len(stream)})

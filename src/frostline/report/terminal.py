@@ -24,19 +24,19 @@ class _Rate(ProgressColumn):
 class TerminalReport(training.Observer):
     """Show a run to a person; without a terminal only the tables at the end are printed."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, strategy: str, console: Console | None = None):
+        self.strategy = strategy
         self.console = console or Console()
         self._progress: Progress | None = None
 
     def started(self, run: training.Run) -> None:
         """Say what is about to happen and start the bar."""
         stream, total = run.stream, len(run.stream) * run.settings.epochs
-        names = " + ".join(type(m).__name__.lower() for m in getattr(run.strategy, "members", [run.strategy]))
         size = sum(p.numel() for p in run.model.parameters())
         going_on = f", going on at task {run.task}" if run.accuracy else ""
         self.console.print(
             f"[bold]{stream.name}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
-            f"{names} with {type(run.selector).__name__}  {si(size)} parameters on {run.device}{going_on}"
+            f"{self.strategy} with {type(run.selector).__name__}  {si(size)} parameters on {run.device}{going_on}"
         )
         if self.console.is_terminal:
             self._progress = Progress(
