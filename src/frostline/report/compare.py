@@ -18,7 +18,7 @@ from scipy import stats
 from frostline import metrics, results
 from frostline.checks import UsageError
 from frostline.files import atomic_write
-from frostline.report.terminal import si
+from frostline.report.terminal import si, wide_console
 
 IGNORED = ("seed", "resume", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s")
 COLUMNS = ("accuracy", "forgetting", "intransigence", "flops", "seconds", "usd")
@@ -49,7 +49,7 @@ class Group:
 
 def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
     """Print the table of all runs below `folders`; write it as CSV and draw accuracy against cost."""
-    console = Console()
+    console = wide_console()
     groups = group_runs(find_runs(folders, console))
     console.print(_table(groups))
     with atomic_write(out / "comparison.csv") as f:
@@ -167,7 +167,11 @@ def _table(groups: list[Group]) -> Table:
     shown = [c for c in COLUMNS if any(g.interval(c) for g in groups)]
     if all((g.interval("usd") or (0, 0))[0] == 0 for g in groups):
         shown.remove("usd")
-    table = Table(title="Mean ± 95 % confidence interval over seeds; costs are those of learning", box=SIMPLE_HEAD)
+    table = Table(
+        title="Mean ± 95 % confidence interval over seeds; costs are those of learning",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("configuration", overflow="fold", min_width=22)
     table.add_column("seeds", justify="right", no_wrap=True)
     for column in shown:

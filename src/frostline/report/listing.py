@@ -2,17 +2,17 @@
 
 import os
 
-from rich.console import Console
 from rich.table import Table
 
 from frostline.config import conf_dir
+from frostline.report.terminal import wide_console
 
 GROUPS = ("experiment", "stream", "model", "strategy", "selector", "optimizer", "trainer", "tracking")
 
 
 def show_options() -> None:
     """Print every option of every group with the first comment of its file."""
-    console = Console()
+    console = wide_console()
     for group in GROUPS:
         table = Table(title=f"{group}=", title_justify="left", show_header=False, box=None, padding=(0, 2))
         for path in sorted((conf_dir() / group).glob("*.yaml")):
@@ -30,7 +30,7 @@ def show_doctor(data_root: str | None) -> None:
     from frostline.results import environment
     from frostline.streams import DATASETS, load
 
-    console = Console()
+    console = wide_console()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = environment(device)
     table = Table(title="This machine", show_header=False)

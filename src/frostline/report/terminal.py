@@ -21,12 +21,20 @@ class _Rate(ProgressColumn):
         return Text("" if not rate else f"{si(rate)} images/s", style="dim")
 
 
+def wide_console() -> Console:
+    """Return the terminal, or 120 columns where the output goes into a file or a pipe."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    return console
+
+
 class TerminalReport(training.Observer):
     """Show a run to a person; without a terminal only the tables at the end are printed."""
 
     def __init__(self, strategy: str, console: Console | None = None):
         self.strategy = strategy
-        self.console = console or Console()
+        self.console = console or wide_console()
         self._progress: Progress | None = None
 
     def started(self, run: training.Run) -> None:
@@ -36,7 +44,8 @@ class TerminalReport(training.Observer):
         going_on = f", going on at task {run.task}" if run.accuracy else ""
         self.console.print(
             f"[bold]{stream.name}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
-            f"{self.strategy} with {type(run.selector).__name__}  {si(size)} parameters on {run.device}{going_on}"
+            f"{self.strategy} with {type(run.selector).__name__}  {si(size)} parameters on {run.device}{going_on}",
+            soft_wrap=True,
         )
         if self.console.is_terminal:
             self._progress = Progress(
@@ -57,7 +66,7 @@ class TerminalReport(training.Observer):
             self._progress.update(
                 self._progress.task_ids[0],
                 completed=done,
-                description=f"task {progress.task}/{len(run.stream)}  epoch {progress.epoch + 1}/{epochs}",
+                description=f"task {progress.task + 1}/{len(run.stream)}  epoch {progress.epoch + 1}/{epochs}",
                 loss=f"{progress.loss:.3f}",
                 rate=progress.samples_per_second,
             )
@@ -83,7 +92,7 @@ class TerminalReport(training.Observer):
         for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
             self.console.print(table)
         for line in against_full_lines(content):
-            self.console.print(line)
+            self.console.print(line, soft_wrap=True)
         self.console.print(f"Results, ledger and figures: [bold]{folder}[/]", soft_wrap=True)
 
 
