@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from frostline.importance import mean_by_layer, squared_gradients
-from frostline.models import cnn, linear
+from frostline.models import Head, cnn, linear
 from frostline.rng import generator
 from frostline.scope import layers
 from frostline.streams import from_arrays
@@ -67,13 +68,36 @@ def test_it_is_not_the_square_of_the_mean_gradient(task, model):
     assert float(ours.sum()) > 3 * float(squared_mean.sum())
 
 
-def test_per_example_equals_one_by_one_with_masks():
+class Awkward(nn.Module):
+    """What a shortcut for linear layers could get wrong: work in place, a shared weight, a layer used twice, 3-D input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.twice, self.sequence = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(4, 4)
+        self.tied, self.norm = nn.Linear(16, 16), nn.LayerNorm(16)
+        self.also = nn.Linear(16, 16, bias=False)
+        self.also.weight = self.tied.weight
+        self.head = Head(16, 10)
+
+    def forward(self, x, visible=None):
+        h = torch.relu_(self.first(x.flatten(1)))
+        h = torch.relu_(self.twice(torch.relu_(self.twice(h))))
+        h = self.sequence(h.view(-1, 4, 4)).flatten(1)
+        h = self.norm(self.also(torch.relu_(self.tied(h))))
+        return self.head(h, visible)
+
+
+@pytest.mark.parametrize("build", [lambda: cnn((1, 8, 8), 10, channels=[4], hidden=8), Awkward], ids=["cnn", "awkward"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_per_example_equals_one_by_one_with_masks(build, frozen):
     stream = from_arrays("digits", scenario="class")
     torch.manual_seed(0)
-    net = cnn((1, 8, 8), 10, channels=[4], hidden=8)
+    net = build()
     task = stream[1]
     batch = next(iter(task.train.batches(12)))
+    net.requires_grad_(not frozen)  # importance is estimated over all weights, frozen or not
     ours = squared_gradients(net, task, [batch], labels="empirical")
+    net.requires_grad_(True)
     expected = {n: torch.zeros_like(p) for n, p in net.named_parameters()}
     for i in range(12):
         net.zero_grad()

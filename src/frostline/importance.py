@@ -1,6 +1,7 @@
 """Per-example squared gradients, computed in one place: EWC's Fisher information and the selectors' scores."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -33,40 +34,28 @@ def squared_gradients(
     classes weighted by the model's probabilities (one backward pass a class).
     """
     one_of("labels", labels, LABELS)
-    parameters = {n: p.detach() for n, p in model.named_parameters()}
-    buffers = {n: b.detach() for n, b in model.named_buffers()}
-    total = {n: torch.zeros_like(p) for n, p in parameters.items()}
-    chunk = max(1, CHUNK_BYTES // (4 * sum(p.numel() for p in parameters.values())))
+    total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    count, dense = 0, _dense_layers(model)
 
-    def log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        visible = None if mask is None else mask[None]
-        return F.cross_entropy(functional_call(model, (weights, buffers), (x[None], visible)), y[None])
+    def add(batch: Batch, y: Tensor, mask: Tensor | None, weight: Tensor | None = None) -> None:
+        squares = _dense_squares(model, dense, batch.x, y, mask, weight)
+        rest = [n for n in total if n not in squares]
+        squares |= _other_squares(model, rest, batch.x, y, mask, weight)
+        for name, value in squares.items():
+            total[name] += value
 
-    def add(x: Tensor, y: Tensor, mask: Tensor | None, weight: Tensor | None = None) -> None:
-        per_example = vmap(
-            grad(log_likelihood), in_dims=(None, 0, 0, None if mask is None else 0), randomness="different"
-        )
-        for part in range(0, len(y), chunk):
-            rows = slice(part, part + chunk)
-            grads = per_example(parameters, x[rows], y[rows], None if mask is None else mask[rows])
-            for name, g in grads.items():
-                flat = g.reshape(len(g), -1)
-                squares = torch.einsum("bi,bi->i", flat, flat) if weight is None else weight[rows] @ flat.square()
-                total[name] += squares.view_as(total[name])
-
-    count = 0
     with evaluating(model):
         for batch in batches:
             count += len(batch)
             mask = task.mask(batch)
             if labels == "empirical":
-                add(batch.x, batch.y, mask)
+                add(batch, batch.y, mask)
                 continue
             with torch.no_grad():
                 probabilities = model(batch.x, mask).softmax(1)
             if labels == "sampled":
                 drawn = torch.multinomial(probabilities.cpu(), 1, generator=generator).squeeze(1)
-                add(batch.x, drawn.to(batch.y.device), mask)
+                add(batch, drawn.to(batch.y.device), mask)
                 continue
             for label in range(probabilities.shape[1]):
                 p = probabilities[:, label]
@@ -74,8 +63,80 @@ def squared_gradients(
                     continue
                 # An invisible class has probability 0 and an infinite loss: give it a finite one, weighted by 0.
                 y = torch.where(p > 0, torch.full_like(batch.y, label), batch.y)
-                add(batch.x, y, mask, p)
+                add(batch, y, mask, p)
     return {n: t / max(count, 1) for n, t in total.items()}
+
+
+def _dense_layers(model: nn.Module) -> list[str]:
+    """Return the names of the plain linear layers that share no weight with another module."""
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    return [
+        name
+        for name, m in model.named_modules()
+        if type(m) is nn.Linear and all(owners[id(p)] == 1 for p in m.parameters(recurse=False))
+    ]
+
+
+def _dense_squares(
+    model: nn.Module, dense: list[str], x: Tensor, y: Tensor, mask: Tensor | None, weight: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the summed squares for the linear layers that saw one vector an example.
+
+    There the example's gradient is an outer product g a^T, so the sum of squares is (G * G)^T (A * A): two
+    matrices a layer where one gradient an example would be thousands of times as much memory.
+    """
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in dense}
+
+    def watch(name: str) -> Callable[..., Tensor]:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            seen[name].append((inputs[0].detach().square(), output))
+            return output.clone()  # what follows may work in place; the gradient is wanted before that
+
+        return keep
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in dense]
+    try:
+        with torch.enable_grad():  # through the input, so that frozen layers have a gradient at their output too
+            loss = F.cross_entropy(model(x.detach().requires_grad_(), mask), y, reduction="sum")
+    finally:
+        for handle in handles:
+            handle.remove()
+    usable = [name for name in dense if len(seen[name]) == 1 and seen[name][0][0].ndim == 2]
+    if not usable:
+        return {}
+    gradients = torch.autograd.grad(loss, [seen[name][0][1] for name in usable])
+    squares = {}
+    for name, g in zip(usable, gradients, strict=True):
+        g2 = g.square() if weight is None else weight[:, None] * g.square()
+        squares[f"{name}.weight"] = g2.T @ seen[name][0][0]
+        if model.get_submodule(name).bias is not None:
+            squares[f"{name}.bias"] = g2.sum(0)
+    return squares
+
+
+def _other_squares(
+    model: nn.Module, names: list[str], x: Tensor, y: Tensor, mask: Tensor | None, weight: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the summed squares of any parameters, through one gradient an example (vmap), in chunks."""
+    values = {n: p.detach() for n, p in model.named_parameters()}
+    fixed = {n: v for n, v in values.items() if n not in names} | {n: b.detach() for n, b in model.named_buffers()}
+    wanted = {n: values[n] for n in names}
+    chunk = max(1, CHUNK_BYTES // (4 * max(1, sum(p.numel() for p in wanted.values()))))
+
+    def log_likelihood(weights: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        visible = None if mask is None else mask[None]
+        return F.cross_entropy(functional_call(model, (weights, fixed), (x[None], visible)), y[None])
+
+    in_dims = (None, 0, 0, None if mask is None else 0)
+    per_example = vmap(grad(log_likelihood), in_dims=in_dims, randomness="different")
+    squares = {n: torch.zeros_like(v) for n, v in wanted.items()}
+    for part in range(0, len(y) if names else 0, chunk):
+        rows = slice(part, part + chunk)
+        for name, g in per_example(wanted, x[rows], y[rows], None if mask is None else mask[rows]).items():
+            flat = g.reshape(len(g), -1)
+            summed = torch.einsum("bi,bi->i", flat, flat) if weight is None else weight[rows] @ flat.square()
+            squares[name] += summed.view_as(squares[name])
+    return squares
 
 
 def probe(task: Task, samples: int | None, generator: torch.Generator, size: int = 128) -> Iterable[Batch]:
