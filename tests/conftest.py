@@ -81,7 +81,7 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             env={**os.environ, "WANDB_MODE": "offline", **environment},
         )
 
