@@ -1,7 +1,7 @@
 """What is learned from: batches, sources of batches, tasks and streams of tasks."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -128,7 +128,6 @@ class TaskStream:
     classes: int
     shape: tuple[int, ...]
     online: bool = False
-    description: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tasks)
