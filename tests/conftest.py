@@ -14,10 +14,10 @@ import torch
 from frostline.costs import CostMeter
 from frostline.models import mlp
 from frostline.rng import derive
+from frostline.run import Run, Settings
 from frostline.selectors import Everything, Selector
 from frostline.strategies import Finetune, Strategy
 from frostline.streams import from_arrays
-from frostline.training import Run, Settings
 from frostline.types import TaskStream
 
 ROOT = Path(__file__).parents[1]

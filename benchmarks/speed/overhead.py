@@ -21,10 +21,11 @@ from frostline.costs import CostMeter
 from frostline.models import mlp
 from frostline.results import environment
 from frostline.rng import derive, generator
+from frostline.run import Run, Settings
 from frostline.selectors import Everything
 from frostline.strategies import EWC, Finetune, Replay, Strategy
 from frostline.streams import from_arrays
-from frostline.training import Run, Settings, run_stream
+from frostline.training import run_stream
 from frostline.types import TaskStream
 
 LR, BATCH, SEED = 0.05, 128, 0

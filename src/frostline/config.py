@@ -26,11 +26,16 @@ class TrainerConfig:
     epochs: int = 1
     batch_size: int = 128
     eval_batch_size: int = 512
+    augment: list[str] = field(default_factory=list)
     device: str = "auto"
     threads: int | None = None
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
     checkpoint_every_s: float = 60.0
+    prefix_cache: str = "auto"
+    prefix_cache_gib: float = 2.0
+    prefix_cache_dtype: str = "float32"
+    prefix_cache_views: int = 0
 
 
 @dataclass

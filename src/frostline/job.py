@@ -13,20 +13,24 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from frostline import checkpoints, results
+from frostline.augmentation import Augmentation
 from frostline.checks import UsageError, one_of
 from frostline.config import DictConfig, check, differences, plain
 from frostline.costs import CostMeter, EnergyMeter, Prices
+from frostline.evaluation import evaluation_data
+from frostline.prefix import check_settings
 from frostline.report.figures import run_figures
 from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
+from frostline.run import Observer, Run, Settings
 from frostline.scope import everything
 from frostline.strategies import Chain, Strategy
 from frostline.tracking import tracker
-from frostline.training import Observer, Run, Settings, evaluation_data, run_stream
+from frostline.training import run_stream
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
-    "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "tracking", "cost.reference_steps",
-    "stream.data_root", "stream.download",
+    "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
+    "cost.reference_steps", "stream.data_root", "stream.download",
 )  # fmt: skip
 
 
@@ -124,8 +128,11 @@ def _build(
         stream = build(cfg.stream, seed=cfg.seed, device=str(device))
         torch.manual_seed(derive(cfg.seed, "model"))
         model = build(cfg.model, shape=stream.shape, classes=stream.classes).to(device)
+        selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
     selector.check(model)
+    check_settings(settings, model)
+    Augmentation(settings.augment)(next(iter(stream[0].train.batches(1))).x)  # refuses samples that are no images
     evaluation_data(stream[0], settings.evaluate_on)
     optimizer = build(cfg.optimizer)
     optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
@@ -138,7 +145,7 @@ def _build(
     for observer in observers:
         cleanup.callback(observer.close)
     save = partial(_save, folder, {"config": config, "tasks": len(stream)})
-    return Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers), writer
+    return Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers, folder), writer
 
 
 def _settings(cfg: DictConfig) -> Settings:
@@ -182,6 +189,8 @@ class ResultWriter(Observer):
             meter=run.meter,
             full=results.against_full(run.meter, run.full_flops, reference, whole),
             error=error,
+            training_state=run.state_bytes,
+            prefix_cache=run.cache_notes,
         )
         results.write(self.folder, content)
         return content

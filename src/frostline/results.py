@@ -73,6 +73,8 @@ def result(
     accuracy: Sequence[Sequence[float | None]],
     meter: CostMeter,
     full: dict[str, float | None],
+    training_state: list[dict[str, int]],
+    prefix_cache: list[dict[str, Any]],
     error: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json, as the outer contract describes it."""
@@ -91,6 +93,8 @@ def result(
         "ledger": [asdict(row) for row in meter.rows],
         "totals": totals(meter.rows),
         "full_finetuning": full,
+        "training_state": training_state,
+        "prefix_cache": prefix_cache,
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from frostline import metrics
 from frostline.config import DictConfig
 from frostline.costs.meter import COLUMNS
-from frostline.training import Observer, Run
+from frostline.run import Observer, Run
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,8 @@
 
 from frostline.costs.energy import EnergyMeter
 from frostline.costs.meter import PHASES, CostMeter, LedgerRow, Prices, totals
-from frostline.costs.step import Reference, step_flops
+from frostline.costs.step import Reference, StepCosts, TaskCosts
 
-__all__ = ["PHASES", "CostMeter", "EnergyMeter", "LedgerRow", "Prices", "Reference", "step_flops", "totals"]
+__all__ = [
+    "PHASES", "CostMeter", "EnergyMeter", "LedgerRow", "Prices", "Reference", "StepCosts", "TaskCosts", "totals",
+]  # fmt: skip

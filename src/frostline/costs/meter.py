@@ -98,7 +98,7 @@ class CostMeter:
 
     @contextmanager
     def phase(self, name: str, task: int | None = None, *, count: bool = False) -> Iterator[LedgerRow]:
-        """Open the row (task, name), or go on with it where a checkpoint left it half done.
+        """Open the row (task, name), or go on with it where a checkpoint or another phase left it half done.
 
         count: let the flop counter itself watch the whole phase. For work that is done once a task; it costs some
         microseconds per operator, so the training loop is not counted like this.
@@ -106,9 +106,8 @@ class CostMeter:
         one_of("phase", name, PHASES)
         if self._open is not None:
             raise RuntimeError(f"phase {name!r} cannot open inside phase {self._open.phase!r}")
-        if self.rows and (self.rows[-1].task, self.rows[-1].phase) == (task, name):
-            row = self.rows[-1]
-        else:
+        row = next((r for r in reversed(self.rows) if (r.task, r.phase) == (task, name)), None)
+        if row is None:
             row = LedgerRow(task, name)
             self.rows.append(row)
         self._open = row

@@ -1,11 +1,12 @@
-"""What a training step of another scope would cost, without training it.
+"""What a training step would cost with any set of parameters thawed, without running it.
 
 With F_l the forward operations of weighted layer l and m the shallowest thawed layer, a chain of layers costs
 
     C_step = sum_l F_l (1 + [l thawed] + [l > m])
 
-With branches, 'after m' is a question of what the gradient reaches. So the step is run dry, on tensors with shapes
-and no values, and counted: exact for any model and any thawed set, and nothing is computed.
+With branches, shared weights and skips, 'after m' is a question of what the gradient reaches. So one step is traced
+with everything thawed, on fake tensors that have shapes and devices but no values, and each backward operation keeps
+the names of the parameters that make it necessary. Any thawed set is then priced by adding up, exactly.
 """
 
 import copy
@@ -13,26 +14,137 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from frostline.flops import count_flops
+from frostline.flops import FlopCounter
 from frostline.scope import Scope, everything
 
+# Inputs of an autograd node whose gradients are one product each, as large as the forward's. A node that is not here
+# (attention, an operator of the user's own) computes all its gradients together.
+PRODUCTS = {
+    "MmBackward": (0, 1),
+    "BmmBackward": (0, 1),
+    "AddmmBackward": (1, 2),
+    "BaddbmmBackward": (1, 2),
+    "ConvolutionBackward": (0, 1),
+}
 
-def step_flops(model: nn.Module, x: Tensor, mask: Tensor | None, thawed: frozenset[str]) -> int:
-    """Return the operations of one forward and backward pass on x with exactly `thawed` training."""
-    meta = torch.device("meta")
-    with (
-        Scope(model, thawed).thawed(),
-        meta,
-    ):  # the device as a context: what the model itself creates has no values either
-        weights = {n: p.detach().to(meta).requires_grad_(n in thawed) for n, p in model.named_parameters()}
-        weights |= {n: b.to(meta) for n, b in model.named_buffers()}
-        inputs = (x.to(meta), None if mask is None else mask.to(meta))
-        return count_flops(lambda: functional_call(model, weights, inputs).sum().backward())
+
+@dataclass(frozen=True)
+class StepCosts:
+    """The price list of one training step.
+
+    forward: operations of the forward pass. terms: (operations, names): a piece of the backward pass, and the
+    parameters any of which makes it necessary; one piece may be the weight gradient of a layer (its own parameter) or
+    the gradient that passes through it (all parameters before it).
+    """
+
+    forward: int
+    terms: tuple[tuple[int, frozenset[str]], ...]
+
+    def __call__(self, thawed: frozenset[str]) -> int:
+        """Return the operations of one step with exactly `thawed` training."""
+        return self.forward + sum(cost for cost, names in self.terms if not names.isdisjoint(thawed))
+
+    @property
+    def full(self) -> int:
+        """Operations of a step that trains everything."""
+        return self.forward + sum(cost for cost, _ in self.terms)
+
+    @classmethod
+    def trace(cls, model: nn.Module, x: Tensor, mask: Tensor | None) -> "StepCosts":
+        """Read the price list of a step on x off one dry forward and backward pass."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with torch.random.fork_rng(), Scope(model, everything(model)).thawed(), torch.enable_grad(), fake:
+            tensors = [*model.named_parameters(), *model.named_buffers()]
+            weights = {n: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for n, t in tensors}
+            leaves = {weights[n].requires_grad_(): n for n, p in model.named_parameters() if p.is_floating_point()}
+            inputs = tuple(None if t is None else fake.from_tensor(t) for t in (x, mask))
+            with FlopCounter() as counter:
+                loss = functional_call(model, weights, inputs).sum()
+                forward = counter.total
+                terms = _backward_terms(loss, leaves, counter)
+        return cls(forward, terms)
+
+
+def _backward_terms(
+    loss: Tensor, leaves: dict[Tensor, str], counter: FlopCounter
+) -> tuple[tuple[int, frozenset[str]], ...]:
+    """Run backward, count each node's operations, and say which parameters each piece is there for."""
+    names = list(leaves.values())
+    bit = {id(leaf): 1 << place for place, leaf in enumerate(leaves)}  # sets of parameters as bits: graphs are long
+    nodes = _topological(loss.grad_fn)
+    spent: dict[Any, int] = {}
+    handles = []
+    for node in nodes:
+        if hasattr(node, "variable"):
+            continue  # an AccumulateGrad: a parameter
+        handles.append(node.register_prehook(lambda _, node=node: spent.__setitem__(node, counter.total)))
+        handles.append(node.register_hook(lambda *_, node=node: spent.__setitem__(node, counter.total - spent[node])))
+    loss.backward()
+    for handle in handles:
+        handle.remove()
+    reach: dict[Any, int] = {}
+    pieces: dict[int, int] = {}
+    for node in reversed(nodes):  # children first
+        if hasattr(node, "variable"):
+            reach[node] = bit.get(id(node.variable), 0)
+            continue
+        edges = [child for child, _ in node.next_functions]
+        reach[node] = 0
+        for child in edges:
+            reach[node] |= reach[child] if child is not None else 0
+        if cost := spent.get(node, 0):
+            kind = node.name().rstrip("0123456789")
+            parts = [edges[i] for i in PRODUCTS.get(kind, ()) if edges[i] is not None]
+            for part in parts or [node]:
+                pieces[reach[part]] = pieces.get(reach[part], 0) + cost // max(1, len(parts))
+    return tuple((cost, frozenset(n for i, n in enumerate(names) if mask >> i & 1)) for mask, cost in pieces.items())
+
+
+def _topological(root: Any) -> list[Any]:
+    """Return the autograd nodes below `root`, each before those that it feeds its gradient to."""
+    order, state, stack = [], {}, [root]
+    while stack:
+        node = stack[-1]
+        if state.get(node) is None:
+            state[node] = "open"
+            stack += [child for child, _ in node.next_functions if child is not None and child not in state]
+        else:
+            stack.pop()
+            if state[node] == "open":
+                state[node] = "done"
+                order.append(node)
+    return order[::-1]
+
+
+@dataclass
+class TaskCosts:
+    """What learning a task costs, for selectors that ask: priced only if they do.
+
+    epochs: passes over the data. samples: training samples of one pass. batch: samples of the priced step.
+    """
+
+    trace: Callable[[], StepCosts]
+    epochs: int
+    samples: int
+    batch: int
+
+    @cached_property
+    def step(self) -> StepCosts:
+        """The price list of one step on a full batch of the task."""
+        return self.trace()
+
+    def probe_samples(self, wanted: int, share: float = 1 / 64) -> int:
+        """Return how many samples a probe may differentiate without costing more than `share` of full training."""
+        return max(1, min(wanted, self.samples, int(share * self.samples * self.epochs)))
 
 
 @dataclass(frozen=True)
@@ -53,13 +165,12 @@ class Reference:
         *,
         repeats: int,
     ) -> "Reference":
-        """Count one full step dry, and time `repeats` real ones (after one to warm up) on a throw-away copy."""
-        names = everything(model)
-        flops = step_flops(model, x, mask, names) / len(y)
+        """Price one full step, and time `repeats` real ones (after one to warm up) on a throw-away copy."""
+        flops = StepCosts.trace(model, x, mask).full / len(y)
         if repeats == 0:
             return cls(flops, None)
         twin = copy.deepcopy(model)
-        with torch.random.fork_rng(), Scope(twin, names).thawed() as scope:
+        with torch.random.fork_rng(), Scope(twin, everything(model)).thawed() as scope:
             stepper = optimizer(list(scope.parameters.values()))
 
             def step() -> float:

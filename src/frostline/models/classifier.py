@@ -1,7 +1,27 @@
 """The one shape that every model has: blocks in order of depth, then a head."""
 
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A model that is its stages one after another and then its head: all that is needed to cut it anywhere.
+
+    A stage takes what the one before it returned: a tensor, or a tuple of tensors whose first dimension is the sample.
+    """
+
+    @property
+    def head(self) -> Any:
+        """What makes logits [B, C] of (the last stage's output, visible)."""
+        ...
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the stages, shallow first."""
+        ...
 
 
 class Head(nn.Linear):
@@ -24,6 +44,10 @@ class Classifier(nn.Module):
     def blocks(self) -> list[str]:
         """Return the module names of the backbone's blocks that hold parameters, shallow first."""
         return [f"backbone.{n}" for n, m in self.backbone.named_children() if any(True for _ in m.parameters())]
+
+    def stages(self) -> list[nn.Module]:
+        """Return the backbone's modules in the order in which they run."""
+        return list(self.backbone.children())
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return logits [B, C]."""

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from frostline import training
+from frostline import run as runs
 
 LONG_BILL = 24  # rows; a longer bill is summed over tasks, the ledger file has every row
 
@@ -29,7 +29,7 @@ def wide_console() -> Console:
     return console
 
 
-class TerminalReport(training.Observer):
+class TerminalReport(runs.Observer):
     """Show a run to a person; without a terminal only the tables at the end are printed."""
 
     def __init__(self, strategy: str, console: Console | None = None):
@@ -37,7 +37,7 @@ class TerminalReport(training.Observer):
         self.console = console or wide_console()
         self._progress: Progress | None = None
 
-    def started(self, run: training.Run) -> None:
+    def started(self, run: runs.Run) -> None:
         """Say what is about to happen and start the bar."""
         stream, total = run.stream, len(run.stream) * run.settings.epochs
         size = sum(p.numel() for p in run.model.parameters())
@@ -58,7 +58,7 @@ class TerminalReport(training.Observer):
                 "task 0", total=total, loss="-", rate=None, completed=run.task * run.settings.epochs
             )
 
-    def progress(self, run: training.Run, progress: training.Progress) -> None:
+    def progress(self, run: runs.Run, progress: runs.Progress) -> None:
         """Move the bar."""
         if self._progress is not None:
             epochs = run.settings.epochs
@@ -71,7 +71,7 @@ class TerminalReport(training.Observer):
                 rate=progress.samples_per_second,
             )
 
-    def task_done(self, run: training.Run, index: int) -> None:
+    def task_done(self, run: runs.Run, index: int) -> None:
         """Say how the task went."""
         row = run.accuracy[-1]
         if self._progress is not None:

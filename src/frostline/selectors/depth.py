@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.checks import UsageError, in_range
+from frostline.costs import TaskCosts
 from frostline.scope import blocks, head
-from frostline.selectors.base import Selector, StepCost
+from frostline.selectors.base import Selector
 from frostline.types import Task
 
 
@@ -19,7 +20,7 @@ class Everything(Selector):
 class HeadOnly(Selector):
     """Thaw the classifier alone: the cheapest step there is."""
 
-    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         return head(model)
 
 
@@ -40,7 +41,7 @@ class LastK(Selector):
                 f"The nearest valid value is {len(blocks(model))}."
             )
 
-    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         groups = blocks(model)
         return head(model).union(*groups[len(groups) - self.k :])
 
@@ -49,5 +50,5 @@ class LastK(Selector):
 class FirstK(LastK):
     """Thaw the k shallowest blocks and the head: for inputs that change while the task stays (Lee et al. 2023)."""
 
-    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         return head(model).union(*blocks(model)[: self.k])

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from frostline.checks import UsageError
+from frostline.costs import TaskCosts
 from frostline.scope import everything, layers
-from frostline.selectors.base import Selector, StepCost
+from frostline.selectors.base import Selector
 from frostline.types import Task
 
 
@@ -43,7 +44,7 @@ class Pattern(Selector):
         if not self._matches(model):
             raise UsageError(f"selector.exclude={list(self.exclude)} leaves nothing of selector.include to train.")
 
-    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         return self._matches(model)
 
     def _matches(self, model: nn.Module) -> frozenset[str]:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.checks import UsageError, in_range
+from frostline.costs import TaskCosts
 from frostline.importance import mean_by_layer, probe, squared_gradients
 from frostline.rng import generator
 from frostline.scope import head, layers
-from frostline.selectors.base import Selector, StepCost
+from frostline.selectors.base import Selector
 from frostline.types import Task
 
 
@@ -38,9 +39,9 @@ class TopGradient(Selector):
                 f"The nearest valid value is {least:.4f}, rounded up."
             )
 
-    def choose(self, model: nn.Module, task: Task, costs: StepCost) -> frozenset[str]:
+    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         rng = generator(self.seed, "top gradient", task.index)
-        squares = squared_gradients(model, task, probe(task, self.samples, rng), labels="empirical", generator=rng)
+        squares = squared_gradients(model, task, probe(task, costs.probe_samples(self.samples), rng), labels="empirical", generator=rng)
         groups = layers(model)
         scores = mean_by_layer(groups, squares)
         sizes = {n: p.numel() for n, p in model.named_parameters()}

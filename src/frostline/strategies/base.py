@@ -1,6 +1,6 @@
 """Strategy: hooks that return values; a strategy never sees the loop."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -56,6 +56,13 @@ class Strategy:
         The loop counts a step once for each distinct value: replay returns how many samples it will add.
         """
         return None
+
+    def remembered(self) -> Iterable[Batch] | None:
+        """Return the samples that `augment` may add during this task, so that a cache can hold them too.
+
+        None says that `augment` does something else to the batch; then nothing is cached.
+        """
+        return None if self.uses("augment") else ()
 
     def stored_bytes(self) -> int:
         """Return the bytes kept from task to task: by default every tensor in the state_dict but random states."""

@@ -1,6 +1,7 @@
 """Chain: several strategies as one."""
 
-from collections.abc import Hashable, Sequence
+import itertools
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -65,6 +66,10 @@ class Chain(Strategy):
 
     def work(self, size: int) -> Hashable:
         return tuple(m.work(size) for m in self.members)
+
+    def remembered(self) -> Iterable[Batch] | None:
+        parts = [m.remembered() for m in self.members]
+        return None if None in parts else itertools.chain.from_iterable(p for p in parts if p is not None)
 
     def stored_bytes(self) -> int:
         return sum(m.stored_bytes() for m in self.members)

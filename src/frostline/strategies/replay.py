@@ -1,6 +1,6 @@
 """Experience replay: mix a few stored samples into every batch."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,10 @@ class Replay(Strategy):
     def work(self, size: int) -> Hashable:
         """Return how many samples will be added to a batch of `size`."""
         return min(len(self.memory), self.batch_size or size)
+
+    def remembered(self) -> Iterable[Batch]:
+        """Return what is in memory."""
+        return [self.memory.all()] if len(self.memory) else []
 
     def stored_bytes(self) -> int:
         """Return the bytes of the samples held."""

@@ -1,0 +1,172 @@
+"""Run: all that a run is made of, how far it has come, and who watches it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.augmentation import Augmentation
+from frostline.checks import UsageError, in_range, one_of
+from frostline.costs import CostMeter, Reference
+from frostline.selectors import Change, Selector
+from frostline.strategies import Strategy
+from frostline.types import TaskStream
+
+CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Diverged(UsageError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: the `trainer` section without the device."""
+
+    epochs: int = 1
+    batch_size: int = 128
+    eval_batch_size: int = 512
+    augment: Sequence[str] = ()
+    optimizer_state: str = "reset"
+    evaluate_on: str = "test"
+    checkpoint_every_s: float = 60.0
+    prefix_cache: str = "off"
+    prefix_cache_gib: float = 2.0
+    prefix_cache_dtype: str = "float32"
+    prefix_cache_views: int = 0
+    reference_steps: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_batch_size"):
+            in_range(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
+            in_range(f"trainer.{name}", getattr(self, name), 0)
+        in_range("cost.reference_steps", self.reference_steps, 0)
+        one_of("trainer.optimizer_state", self.optimizer_state, ("reset", "keep"))
+        one_of("trainer.evaluate_on", self.evaluate_on, ("test", "validation"))
+        one_of("trainer.prefix_cache", self.prefix_cache, ("auto", "on", "off"))
+        one_of("trainer.prefix_cache_dtype", self.prefix_cache_dtype, CACHE_DTYPES)
+        Augmentation(self.augment)
+
+
+@dataclass
+class Progress:
+    """Where the loop is, for whoever watches."""
+
+    task: int
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    samples_per_second: float
+
+
+class Observer:
+    """Somebody who watches a run; every method may stay as it is."""
+
+    def started(self, run: "Run") -> None:
+        """The run begins or goes on."""
+
+    def progress(self, run: "Run", progress: Progress) -> None:
+        """Called about twice a second while training."""
+
+    def task_done(self, run: "Run", index: int) -> None:
+        """Task `index` is learned and evaluated."""
+
+    def finished(self, content: dict[str, Any], folder: Path) -> None:
+        """The run is complete; `content` is that of result.json, and the figures are in folder/figures."""
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+
+
+@dataclass
+class Run:
+    """All that a run is made of, and how far it has come."""
+
+    model: nn.Module
+    stream: TaskStream
+    strategy: Strategy
+    selector: Selector
+    optimizer: Callable[..., torch.optim.Optimizer]
+    meter: CostMeter
+    settings: Settings
+    save: Callable[[dict[str, Any]], None] | None = None
+    observers: Sequence[Observer] = ()
+    scratch: Path | None = None  # where an activation cache that outgrows its memory goes; None: the system's own place
+
+    accuracy: list[list[float | None]] = field(default_factory=list)
+    task: int = 0
+    step: int = 0  # of the open task, over all its epochs
+    thawed: list[str] | None = None  # what the selector chose when the open task began; None between tasks
+    change: Change | None = None  # what trains now
+    full_flops: float = 0.0  # what full fine-tuning of the same batches would have taken so far
+    reference: Reference | None = None
+    state_bytes: list[dict[str, int]] = field(default_factory=list)  # gradients and optimizer state, a task each
+    cache_notes: list[dict[str, Any]] = field(default_factory=list)  # what the prefix cache did, a task each
+    open_optimizer: torch.optim.Optimizer | None = None
+    optimizer_memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+    resumed_optimizer: dict[str, Any] | None = None
+    step_flops: dict[tuple, tuple[int, int]] = field(default_factory=dict)
+    evaluation_flops: dict[tuple, int] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the rest of the run depends on."""
+        change = self.change
+        return {
+            "position": [self.task, self.step],
+            "thawed": self.thawed,
+            "change": None if change is None else [sorted(change.names), dict(change.rates), change.until],
+            "model": self.model.state_dict(),
+            "optimizer": None if self.open_optimizer is None else self.open_optimizer.state_dict(),
+            "optimizer_memory": self.optimizer_memory,
+            "strategy": self.strategy.state_dict(),
+            "selector": self.selector.state_dict(),
+            "meter": self.meter.state_dict(),
+            "accuracy": self.accuracy,
+            "full_flops": self.full_flops,
+            "reference": None if self.reference is None else asdict(self.reference),
+            "state_bytes": self.state_bytes,
+            "cache_notes": self.cache_notes,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.task, self.step = state["position"]
+        self.thawed = state["thawed"]
+        if state["change"] is not None:
+            names, rates, until = state["change"]
+            self.change = Change(frozenset(names), rates, until)
+        self.model.load_state_dict(state["model"])
+        self.resumed_optimizer = state["optimizer"]
+        self.optimizer_memory = state["optimizer_memory"]
+        self.strategy.load_state_dict(to_device(state["strategy"], self.device))
+        self.selector.load_state_dict(to_device(state["selector"], self.device))
+        self.meter.load_state_dict(state["meter"])
+        self.accuracy = state["accuracy"]
+        self.full_flops = state["full_flops"]
+        self.reference = None if state["reference"] is None else Reference(**state["reference"])
+        self.state_bytes, self.cache_notes = state["state_bytes"], state["cache_notes"]
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return nested plain values with their tensors on `device`; random states stay where generators want them."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {k: v if str(k).endswith("generator") else to_device(v, device) for k, v in value.items()}
+    return [to_device(v, device) for v in value] if isinstance(value, list) else value
