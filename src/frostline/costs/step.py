@@ -12,14 +12,14 @@ the names of the parameters that make it necessary. Any thawed set is then price
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from frostline.flops import FlopCounter
 from frostline.scope import Scope, everything
@@ -63,15 +63,33 @@ class StepCosts:
 
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with torch.random.fork_rng(), Scope(model, everything(model)).thawed(), torch.enable_grad(), fake:
-            tensors = [*model.named_parameters(), *model.named_buffers()]
-            weights = {n: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for n, t in tensors}
-            leaves = {weights[n].requires_grad_(): n for n, p in model.named_parameters() if p.is_floating_point()}
-            inputs = tuple(None if t is None else fake.from_tensor(t) for t in (x, mask))
-            with FlopCounter() as counter:
-                loss = functional_call(model, weights, inputs).sum()
+            leaves = {_like(p).requires_grad_(): n for n, p in model.named_parameters()}
+            originals = {id(p): leaf for p, leaf in zip(model.parameters(), leaves, strict=True)}
+            originals |= {id(b): _like(b) for b in model.buffers()}
+            inputs = [None if t is None else _like(t) for t in (x, mask)]
+            with _swapped(model, originals), FlopCounter() as counter:
+                loss = model(*inputs).sum()
                 forward = counter.total
                 terms = _backward_terms(loss, leaves, counter)
         return cls(forward, terms)
+
+
+def _like(t: Tensor) -> Tensor:
+    return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
+
+
+@contextmanager
+def _swapped(model: nn.Module, others: dict[int, Tensor]) -> Iterator[None]:
+    """Put other tensors in the place of the model's own, by id; modules and tensors may be shared."""
+    stores: list[dict[str, Any]] = [s for m in model.modules() for s in (m._parameters, m._buffers)]
+    kept = [dict(store) for store in stores]
+    for store in stores:
+        store.update({name: others[id(t)] for name, t in store.items() if t is not None})
+    try:
+        yield
+    finally:
+        for store, own in zip(stores, kept, strict=True):
+            store.update(own)
 
 
 def _backward_terms(
