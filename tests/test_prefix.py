@@ -38,11 +38,11 @@ def test_cached_equals_uncached_and_costs_less(strategy, model, k, make_run):
         )
         run_stream(runs[mode])
     assert runs["on"].accuracy == runs["off"].accuracy
-    for (name, a), b in zip(
-        runs["on"].model.named_parameters(), runs["off"].model.parameters(), strict=True
-    ):
+    for (name, a), b in zip(runs["on"].model.named_parameters(), runs["off"].model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)
-    assert [note["used"] for note in runs["on"].cache_notes] == ([True] if strategy == "joint" else [False] + [True] * 4)
+    assert [note["used"] for note in runs["on"].cache_notes] == (
+        [True] if strategy == "joint" else [False] + [True] * 4
+    )
 
 
 def rows(run, phase):
@@ -146,13 +146,13 @@ def test_what_cannot_be_is_refused(make_run):
     net = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"Linear has no stages\(\)"):
         check_settings(Settings(prefix_cache="on"), net)
-    with pytest.raises(ValueError, match="Expected trainer.prefix_cache_views=4"):
+    with pytest.raises(ValueError, match=r"Expected trainer\.prefix_cache_views=4"):
         check_settings(Settings(prefix_cache="on", augment=["flip"]), mlp((2,), 2))
     check_settings(Settings(prefix_cache="auto", augment=["flip"]), mlp((2,), 2))
     run = make_run(selector=HeadOnly(), model=partial(mlp, hidden=[8], dropout=0.5), prefix_cache="on")
     with pytest.raises(ValueError, match="is random"):
         run_stream(run)
-    with pytest.raises(ValueError, match="trainer.prefix_cache_dtype='float8'"):
+    with pytest.raises(ValueError, match=r"trainer\.prefix_cache_dtype='float8'"):
         Settings(prefix_cache_dtype="float8")
 
 
@@ -253,7 +253,7 @@ def test_resumed_equals_uninterrupted(update, make_run):
         run_stream(build(lambda state: states.append(copy.deepcopy(state))))
     finally:
         lookout.LOOK_EVERY_S = look
-    middle = [s for s in states if s["position"][0] == 3 and s["position"][1] == 5][0]
+    middle = next(s for s in states if s["position"][0] == 3 and s["position"][1] == 5)
     second = build()
     second.load_state_dict(middle)
     run_stream(second)

@@ -24,6 +24,7 @@ from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
 from frostline.run import Observer, Run, Settings
 from frostline.scope import everything
+from frostline.stepping import task_costs
 from frostline.strategies import Chain, Strategy
 from frostline.tracking import tracker
 from frostline.training import run_stream
@@ -130,7 +131,6 @@ def _build(
         model = build(cfg.model, shape=stream.shape, classes=stream.classes).to(device)
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
-    selector.check(model)
     check_settings(settings, model)
     Augmentation(settings.augment)(next(iter(stream[0].train.batches(1))).x)  # refuses samples that are no images
     evaluation_data(stream[0], settings.evaluate_on)
@@ -145,7 +145,9 @@ def _build(
     for observer in observers:
         cleanup.callback(observer.close)
     save = partial(_save, folder, {"config": config, "tasks": len(stream)})
-    return Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers, folder), writer
+    run = Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers, folder)
+    selector.check(model, task_costs(run, stream[0]))
+    return run, writer
 
 
 def _settings(cfg: DictConfig) -> Settings:

@@ -1,10 +1,10 @@
 """Optimizers over what is thawed and nothing else: their state, and the rates that a selector scales."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
+from frostline.memory import tensor_bytes
 from frostline.run import Run, to_device
 from frostline.scope import Scope
 
@@ -55,7 +55,7 @@ def _note_bytes(run: Run, scope: Scope, optimizer: torch.optim.Optimizer) -> Non
     """
     gradients = sum(p.numel() * p.element_size() for p in scope.parameters.values())
     whole = sum(p.numel() * p.element_size() for p in run.model.parameters())
-    state = _bytes([optimizer.state[p] for p in scope.parameters.values() if p in optimizer.state])
+    state = tensor_bytes([optimizer.state[p] for p in scope.parameters.values() if p in optimizer.state])
     now = {
         "task": run.task,
         "gradient_bytes": gradients,
@@ -67,8 +67,3 @@ def _note_bytes(run: Run, scope: Scope, optimizer: torch.optim.Optimizer) -> Non
         now = {key: max(value, run.state_bytes[-1][key]) for key, value in now.items()}
         run.state_bytes.pop()
     run.state_bytes.append(now)
-
-
-def _bytes(states: list[Any]) -> int:
-    tensors = [v for state in states for v in state.values() if isinstance(v, torch.Tensor) and v.ndim]
-    return sum(v.numel() * v.element_size() for v in tensors)

@@ -9,10 +9,13 @@ from frostline.checks import UsageError, nearest
 
 
 def layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the weighted layers in the order they were built: module name -> full names of its own parameters."""
-    found = {}
+    """Return the weighted layers in the order they were built: module name -> full names of its own parameters.
+
+    A parameter that several modules share belongs to the first.
+    """
+    found, known = {}, dict(model.named_parameters())
     for name, module in model.named_modules():
-        own = tuple(f"{name}.{p}" if name else p for p, _ in module.named_parameters(recurse=False))
+        own = tuple(full for p in module._parameters if (full := f"{name}.{p}" if name else p) in known)
         if own:
             found[name] = own
     return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from frostline.costs import Reference, StepCosts
+from frostline.costs import Reference, StepCosts, TaskCosts
 from frostline.flops import count_flops
 from frostline.run import Run
 from frostline.scope import Scope, everything
@@ -109,7 +109,16 @@ class StepCounter:
             )
 
 
-def price(run: Run, task: Task) -> StepCosts:
-    """Return the price list of one training step on a full batch of the task."""
-    batch = next(iter(task.train.batches(run.settings.batch_size)))
-    return StepCosts.trace(run.model, batch.x, task.mask(batch))
+def task_costs(run: Run, task: Task) -> TaskCosts:
+    """Return what learning the task would cost, priced on a full batch when somebody asks."""
+    settings, remembered = run.settings, run.strategy.remembered()
+
+    def trace() -> StepCosts:
+        batch = next(iter(task.train.batches(settings.batch_size)))
+        return StepCosts.trace(run.model, batch.x, task.mask(batch))
+
+    reuse = 1.0
+    if settings.prefix_cache != "off" and remembered is not None:
+        distinct = (len(task.train) + sum(map(len, remembered))) * max(1, settings.prefix_cache_views)
+        reuse = min(1.0, distinct / (len(task.train) * settings.epochs))
+    return TaskCosts(trace, settings.epochs, len(task.train), reuse)

@@ -2,12 +2,10 @@
 
 import time
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from frostline.costs import TaskCosts
 from frostline.evaluation import evaluate
 from frostline.lookout import Lookout
 from frostline.optimizing import close_optimizer, open_optimizer, set_rates
@@ -15,7 +13,7 @@ from frostline.prefix import Prefix
 from frostline.rng import generator
 from frostline.run import Run
 from frostline.scope import Scope
-from frostline.stepping import StepCounter, price, train_step
+from frostline.stepping import StepCounter, task_costs, train_step
 from frostline.types import Batch, Task
 
 
@@ -49,8 +47,7 @@ def learn(run: Run, task: Task) -> None:
     fresh = run.thawed is None
     if run.thawed is None or run.change is None:
         with run.meter.phase("select", task.index, count=True) as row:
-            costs = TaskCosts(partial(price, run, task), run.settings.epochs, len(task.train), run.settings.batch_size)
-            names = run.selector(run.model, task, costs)
+            names = run.selector(run.model, task, task_costs(run, task))
             run.thawed = sorted(names)
             run.change = run.selector.during(run.model, task, names, 0, total)
             row.trainable_parameters = Scope(run.model, run.change.names).size
@@ -65,7 +62,7 @@ def learn(run: Run, task: Task) -> None:
                     run.strategy.before_task(scope, task)
                 fresh = False
                 fit(run, scope, task, prefix, losses)
-                row.stored_bytes = run.strategy.stored_bytes() + prefix.nbytes
+                row.stored_bytes = run.strategy.stored_bytes() + run.selector.stored_bytes() + prefix.nbytes
         if run.step == total:
             break
     prefix.close()

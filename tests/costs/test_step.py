@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from frostline.costs import Reference, StepCosts
 from frostline.flops import count_flops
 from frostline.models import cnn, mlp, slim_resnet18
-from frostline.scope import Scope, everything, head, layers
+from frostline.scope import Scope, everything, layers
 
 BUILD = {
     "mlp": lambda: mlp((1, 8, 8), 5, hidden=[12, 10, 8]),

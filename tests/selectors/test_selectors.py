@@ -7,8 +7,7 @@ from frostline.models import mlp, slim_resnet18
 from frostline.scope import blocks, everything, head, layers
 from frostline.selectors import FirstK, HeadOnly, LastK, Pattern, TopGradient
 
-
-no_cost = TaskCosts(trace=None, epochs=64, samples=100, batch=32)
+no_cost = TaskCosts(trace=None, epochs=64, samples=100)
 
 
 @pytest.fixture
@@ -32,9 +31,9 @@ def test_warm_up_trains_everything(net, digits):
 
 
 def test_k_larger_than_the_net(net):
-    LastK(k=9).check(net)
+    LastK(k=9).check(net, no_cost)
     with pytest.raises(ValueError, match="nearest valid value is 9"):
-        LastK(k=10).check(net)
+        LastK(k=10).check(net, no_cost)
     with pytest.raises(ValueError, match="nearest valid value is 0"):
         LastK(k=-1)
 
@@ -45,11 +44,11 @@ def test_pattern(net, digits):
     assert "backbone.block7.conv1.weight" in chosen
     assert not any("bn" in n or "block6" in n for n in chosen)
     with pytest.raises(ValueError, match="'blok' matches no parameter"):
-        Pattern(include=["blok"]).check(net)
+        Pattern(include=["blok"]).check(net, no_cost)
     with pytest.raises(ValueError, match="not a regular expression"):
         Pattern(include=["("])
     with pytest.raises(ValueError, match="leaves nothing"):
-        Pattern(include=["head"], exclude=["head"]).check(net)
+        Pattern(include=["head"], exclude=["head"]).check(net, no_cost)
 
 
 def test_top_gradient_takes_the_best_layers_that_fit(digits):
@@ -80,6 +79,6 @@ def test_top_gradient_does_not_disturb_the_global_random_numbers(digits):
 def test_top_gradient_with_too_small_a_share(digits):
     net = mlp(digits.shape, digits.classes, hidden=[8])
     with pytest.raises(ValueError, match="the head alone holds"):
-        TopGradient(fraction=0.01).check(net)
+        TopGradient(fraction=0.01).check(net, no_cost)
     with pytest.raises(ValueError, match="> 0 and <= 1"):
         TopGradient(fraction=0.0)

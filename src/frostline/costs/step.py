@@ -41,15 +41,26 @@ class StepCosts:
 
     forward: operations of the forward pass. terms: (operations, names): a piece of the backward pass, and the
     parameters any of which makes it necessary; one piece may be the weight gradient of a layer (its own parameter) or
-    the gradient that passes through it (all parameters before it).
+    the gradient that passes through it (all parameters before it). stages: forward operations and parameters of each
+    stage, of a model that has stages: what a cache of the frozen prefix saves.
     """
 
     forward: int
     terms: tuple[tuple[int, frozenset[str]], ...]
+    stages: tuple[tuple[int, frozenset[str]], ...] = ()
 
     def __call__(self, thawed: frozenset[str]) -> int:
         """Return the operations of one step with exactly `thawed` training."""
         return self.forward + sum(cost for cost, names in self.terms if not names.isdisjoint(thawed))
+
+    def cached(self, thawed: frozenset[str], reuse: float) -> float:
+        """Return the same where the frozen stages before the first thawed one run for the share `reuse` of the steps only."""
+        saved = 0
+        for cost, names in self.stages:
+            if not names.isdisjoint(thawed):
+                break
+            saved += cost
+        return self(thawed) - (1 - reuse) * saved
 
     @property
     def full(self) -> int:
@@ -67,11 +78,11 @@ class StepCosts:
             originals = {id(p): leaf for p, leaf in zip(model.parameters(), leaves, strict=True)}
             originals |= {id(b): _like(b) for b in model.buffers()}
             inputs = [None if t is None else _like(t) for t in (x, mask)]
-            with _swapped(model, originals), FlopCounter() as counter:
+            with _swapped(model, originals), FlopCounter() as counter, _by_stage(model, counter) as stages:
                 loss = model(*inputs).sum()
                 forward = counter.total
                 terms = _backward_terms(loss, leaves, counter)
-        return cls(forward, terms)
+        return cls(forward, terms, tuple(stages))
 
 
 def _like(t: Tensor) -> Tensor:
@@ -90,6 +101,23 @@ def _swapped(model: nn.Module, others: dict[int, Tensor]) -> Iterator[None]:
     finally:
         for store, own in zip(stores, kept, strict=True):
             store.update(own)
+
+
+@contextmanager
+def _by_stage(model: nn.Module, counter: FlopCounter) -> Iterator[list[tuple[int, frozenset[str]]]]:
+    """Fill a list with the forward operations and the parameters of each stage as they run, if the model has stages."""
+    found: list[tuple[int, frozenset[str]]] = []
+    before, handles = [0], []
+    names = {id(p): n for n, p in model.named_parameters()}
+    for stage in model.stages() if hasattr(model, "stages") else ():  # type: ignore[operator]
+        own = frozenset(names[id(p)] for p in stage.parameters())
+        handles.append(stage.register_forward_pre_hook(lambda *_: before.__setitem__(0, counter.total)))
+        handles.append(stage.register_forward_hook(lambda *_, own=own: found.append((counter.total - before[0], own))))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _backward_terms(
@@ -147,13 +175,14 @@ def _topological(root: Any) -> list[Any]:
 class TaskCosts:
     """What learning a task costs, for selectors that ask: priced only if they do.
 
-    epochs: passes over the data. samples: training samples of one pass. batch: samples of the priced step.
+    epochs: passes over the data. samples: training samples of one pass. reuse: the share of a step's samples for which a
+    cache would compute the frozen prefix, at most: 1 where there is no cache.
     """
 
     trace: Callable[[], StepCosts]
     epochs: int
     samples: int
-    batch: int
+    reuse: float = 1.0
 
     @cached_property
     def step(self) -> StepCosts:

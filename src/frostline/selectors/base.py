@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from frostline.checks import in_range
 from frostline.costs import TaskCosts
+from frostline.memory import tensor_bytes
 from frostline.scope import everything
 from frostline.types import Task
 
@@ -64,8 +65,12 @@ class Selector:
     def prepare(self, model: nn.Module) -> None:
         """Change the model before anything else happens to it, as adapters must."""
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, costs: TaskCosts) -> None:
         """Raise UsageError for a setting that does not fit the model; called before any training."""
+
+    def stored_bytes(self) -> int:
+        """Return the bytes that the rule itself keeps."""
+        return tensor_bytes(self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a kill, as tensors and plain values."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from frostline.checks import UsageError, in_range
 from frostline.costs import TaskCosts
-from frostline.scope import blocks, head
+from frostline.scope import blocks, everything, head
 from frostline.selectors.base import Selector
 from frostline.types import Task
 
@@ -34,7 +34,7 @@ class LastK(Selector):
         super().__post_init__()
         in_range("selector.k", self.k, 0)
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, costs: TaskCosts) -> None:
         if self.k > len(blocks(model)):
             raise UsageError(
                 f"selector.k={self.k}: the model has {len(blocks(model))} blocks beside the head. "
@@ -52,3 +52,11 @@ class FirstK(LastK):
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         return head(model).union(*blocks(model)[: self.k])
+
+
+@dataclass
+class ExceptFirstK(LastK):
+    """Thaw everything but the k shallowest blocks, parameters outside the blocks included."""
+
+    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
+        return everything(model).difference(*blocks(model)[: self.k])

@@ -31,7 +31,7 @@ class Pattern(Selector):
                 except re.error as error:
                     raise UsageError(f"selector.{key}: {pattern!r} is not a regular expression: {error}.") from error
 
-    def check(self, model: nn.Module) -> None:
+    def check(self, model: nn.Module, costs: TaskCosts) -> None:
         for key, patterns in (("include", self.include), ("exclude", self.exclude)):
             for pattern in patterns:
                 if not any(re.search(pattern, name) for name in everything(model)):

@@ -4,53 +4,31 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.checks import UsageError, in_range
+from frostline.checks import one_of
 from frostline.costs import TaskCosts
-from frostline.importance import mean_by_layer, probe, squared_gradients
+from frostline.importance import LABELS
 from frostline.rng import generator
-from frostline.scope import head, layers
-from frostline.selectors.base import Selector
+from frostline.scope import head
+from frostline.selectors.scores import best_under_share, fisher
+from frostline.selectors.under_share import UnderShare
 from frostline.types import Task
 
 
 @dataclass
-class TopGradient(Selector):
-    """Thaw the layers with the largest mean squared per-example gradient per parameter, and the head.
+class TopGradient(UnderShare):
+    """Take the layers with the largest mean squared per-example gradient per parameter.
 
-    fraction: the most that may thaw, as a share of all parameters, the head included; layers are taken in the order of
-    their score as long as they fit. samples: training samples probed.
+    labels: 'empirical' takes the data's labels; 'sampled' draws them from the model and 'exact' sums over classes, which
+    makes the score the Fisher information (see importance.squared_gradients).
     """
 
-    fraction: float = 0.3
-    samples: int = 64
-    seed: int = 0
+    labels: str = "empirical"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("selector.fraction", self.fraction, 0, 1, above=True)
-        in_range("selector.samples", self.samples, 1)
-
-    def check(self, model: nn.Module) -> None:
-        sizes = {n: p.numel() for n, p in model.named_parameters()}
-        least = sum(sizes[n] for n in head(model)) / sum(sizes.values())
-        if least > self.fraction:
-            raise UsageError(
-                f"selector.fraction={self.fraction}: the head alone holds {least:.4f} of the parameters. "
-                f"The nearest valid value is {least:.4f}, rounded up."
-            )
+        one_of("selector.labels", self.labels, LABELS)
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         rng = generator(self.seed, "top gradient", task.index)
-        squares = squared_gradients(model, task, probe(task, costs.probe_samples(self.samples), rng), labels="empirical", generator=rng)
-        groups = layers(model)
-        scores = mean_by_layer(groups, squares)
-        sizes = {n: p.numel() for n, p in model.named_parameters()}
-        chosen = set(head(model))
-        room = self.fraction * sum(sizes.values()) - sum(sizes[n] for n in chosen)
-        for layer in sorted(groups, key=lambda name: -scores[name]):
-            fresh = set(groups[layer]) - chosen
-            size = sum(sizes[n] for n in fresh)
-            if size <= room:
-                chosen |= fresh
-                room -= size
-        return frozenset(chosen)
+        scores = fisher(model, task, costs, self.samples, rng, self.labels)
+        return best_under_share(model, scores, head(model), self.fraction)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.memory import tensor_bytes
 from frostline.scope import Scope
 from frostline.types import Batch, Task, TaskStream
 
@@ -66,7 +67,7 @@ class Strategy:
 
     def stored_bytes(self) -> int:
         """Return the bytes kept from task to task: by default every tensor in the state_dict but random states."""
-        return _tensor_bytes(self.state_dict())
+        return tensor_bytes(self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the method remembers."""
@@ -78,11 +79,3 @@ class Strategy:
     def uses(self, hook: str) -> bool:
         """Tell whether this method does anything of its own at `hook`, so that the loop can leave out what nobody needs."""
         return getattr(type(self), hook) is not getattr(Strategy, hook)
-
-
-def _tensor_bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, dict):
-        return sum(_tensor_bytes(v) for k, v in value.items() if not str(k).endswith("generator"))
-    return sum(map(_tensor_bytes, value)) if isinstance(value, list | tuple) else 0

@@ -30,6 +30,7 @@ def from_arrays(
     validation: float = 0.0,
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
+    test_samples_per_class: int | None = None,
     online: bool = False,
     scaling: str = "standard",
     data_root: str = "data",
@@ -43,7 +44,8 @@ def from_arrays(
     order of its own, the first task's natural (Goodfellow et al. 2013); 'rotated' turns task t by t * max_angle / tasks
     degrees. scenario: 'class' decides among all classes seen so far, 'task' among the task's own, 'domain' asks for the
     place within the task with the task unknown. class_order: 'natural', 'random' (by seed) or a list of classes.
-    validation: share of each task's training samples held out. samples_per_*: training samples kept. online: the
+    validation: share of each task's training samples held out. samples_per_*: training samples kept;
+    test_samples_per_class: test samples kept. online: the
     trainer may pass over the data only once. scaling: of the pixels, see datasets.load.
     """
     one_of("stream.kind", kind, KINDS)
@@ -63,8 +65,8 @@ def from_arrays(
     make = _resident(data, transforms, device)
     return assemble(
         f"{kind}_{dataset}", groups, scenario, data.y_train, data.y_test, make, tuple(data.x_train.shape[1:]), device,
-        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task, online=online,
-        seed=seed,
+        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
+        test_samples_per_class=test_samples_per_class, online=online, seed=seed,
     )  # fmt: skip
 
 
@@ -147,6 +149,7 @@ def assemble(
     validation: float = 0.0,
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
+    test_samples_per_class: int | None = None,
     online: bool = False,
     seed: int = 0,
 ) -> TaskStream:
@@ -155,11 +158,12 @@ def assemble(
     in_range("stream.validation", validation, 0, 0.9)
     in_range("stream.samples_per_class", samples_per_class, 1)
     in_range("stream.samples_per_task", samples_per_task, 1)
+    in_range("stream.test_samples_per_class", test_samples_per_class, 1)
     labels, classes = _label_maps(groups, scenario)
     tasks = []
     for t, group in enumerate(groups):
         train = _pick(y_train, group, samples_per_class, samples_per_task, seed, t)
-        test = _pick(y_test, group, None, None, seed, t)
+        test = _pick(y_test, group, test_samples_per_class, None, seed, t)
         if not len(train) or not len(test):
             raise UsageError(f"Task {t} with classes {group} has {len(train)} training and {len(test)} test samples.")
         held = int(len(train) * validation)
