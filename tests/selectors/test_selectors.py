@@ -7,7 +7,7 @@ from frostline.models import mlp, slim_resnet18
 from frostline.scope import blocks, everything, head, layers
 from frostline.selectors import FirstK, HeadOnly, LastK, Pattern, TopGradient
 
-no_cost = TaskCosts(trace=None, epochs=64, samples=100)
+no_cost = TaskCosts(trace=None, epochs=96, samples=100)
 
 
 @pytest.fixture

@@ -71,9 +71,11 @@ class StepCosts:
     def trace(cls, model: nn.Module, x: Tensor, mask: Tensor | None) -> "StepCosts":
         """Read the price list of a step on x off one dry forward and backward pass."""
         from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.utils._python_dispatch import _disable_current_modes
 
         fake = FakeTensorMode(allow_non_fake_inputs=True)
-        with torch.random.fork_rng(), Scope(model, everything(model)).thawed(), torch.enable_grad(), fake:
+        unseen = _disable_current_modes()  # a counter around us would take the dry run for work
+        with unseen, torch.random.fork_rng(), Scope(model, everything(model)).thawed(), torch.enable_grad(), fake:
             leaves = {_like(p).requires_grad_(): n for n, p in model.named_parameters()}
             originals = {id(p): leaf for p, leaf in zip(model.parameters(), leaves, strict=True)}
             originals |= {id(b): _like(b) for b in model.buffers()}
@@ -189,7 +191,7 @@ class TaskCosts:
         """The price list of one step on a full batch of the task."""
         return self.trace()
 
-    def probe_samples(self, wanted: int, share: float = 1 / 64) -> int:
+    def probe_samples(self, wanted: int, share: float = 1 / 96) -> int:
         """Return how many samples a probe may differentiate without costing more than `share` of full training."""
         return max(1, min(wanted, self.samples, int(share * self.samples * self.epochs)))
 

@@ -15,7 +15,7 @@ class UnderShare(Selector):
     """Thaw the best layers, and the head, under a share of the parameters.
 
     fraction: the most that may thaw, as a share of all parameters, the head included. samples: the most training samples
-    probed; never so many that the probe costs over 1/64 of full training on the task.
+    probed; never so many that the probe costs over 1/96 of full training on the task.
     """
 
     fraction: float = 0.3
