@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from frostline.checks import one_of
 from frostline.scope import evaluating
@@ -89,6 +90,8 @@ def _dense_squares(
 
     def watch(name: str) -> Callable[..., Tensor]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not output.requires_grad:
+                output.requires_grad_()  # a frozen layer has a gradient at its output too
             seen[name].append((inputs[0].detach().square(), output))
             return output.clone()  # what follows may work in place; the gradient is wanted before that
 
@@ -96,8 +99,8 @@ def _dense_squares(
 
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in dense]
     try:
-        with torch.enable_grad():  # through the input, so that frozen layers have a gradient at their output too
-            loss = F.cross_entropy(model(x.detach().requires_grad_(), mask), y, reduction="sum")
+        with torch.enable_grad():
+            loss = F.cross_entropy(model(x, mask), y, reduction="sum")
     finally:
         for handle in handles:
             handle.remove()
@@ -132,7 +135,9 @@ def _other_squares(
     squares = {n: torch.zeros_like(v) for n, v in wanted.items()}
     for part in range(0, len(y) if names else 0, chunk):
         rows = slice(part, part + chunk)
-        for name, g in per_example(wanted, x[rows], y[rows], None if mask is None else mask[rows]).items():
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no rule for vmap: one call an example
+            grads = per_example(wanted, x[rows], y[rows], None if mask is None else mask[rows])
+        for name, g in grads.items():
             flat = g.reshape(len(g), -1)
             summed = torch.einsum("bi,bi->i", flat, flat) if weight is None else weight[rows] @ flat.square()
             squares[name] += summed.view_as(squares[name])

@@ -58,7 +58,7 @@ class Prefix:
         self.run, self.task = run, task
         self.augment = Augmentation(run.settings.augment)
         self.cache: Cache | None = None
-        self._unbilled = resumed  # a cache that a kill took is built again; the bill has it already
+        self._resumed = resumed
 
     @property
     def line(self) -> int:
@@ -83,6 +83,11 @@ class Prefix:
 
     def open(self, scope: Scope, epochs_left: float) -> None:
         """Build, lengthen or drop the cache, as this stretch's scope allows and repays."""
+        if self._resumed:  # what a kill took is built again, as it was; the bill has it already
+            self._resumed = False
+            if self.run.cached[0]:
+                self._build(*self.run.cached, old=None)
+            return
         model, old = self.run.model, self.cache
         line, views, reason = self._decide(epochs_left)
         if old is not None and isinstance(model, Staged):
@@ -90,34 +95,34 @@ class Prefix:
                 old = self.cache = None
             elif line <= old.line:
                 return  # good as it is
-        if not line:
-            if old is None:
-                self._note({"used": False, "reason": reason})
-            return
+        if line:
+            with self.run.meter.phase("cache", self.task.index, count=True) as row:
+                self.run.meter.step(self._build(line, views, old))
+                row.stored_bytes = self.nbytes
+            self._note({"used": True, **self._facts(scope)})
+        elif old is None:
+            self._note({"used": False, "reason": reason})
+        self.run.cached = [self.line, max(1, views)]
+
+    def _build(self, line: int, views: int, old: "Cache | None") -> int:
+        run = self.run
+        assert isinstance(run.model, Staged)
+        self.cache = Cache(run.model, line, views, run.settings, run.scratch, run.device)
+        return self.cache.fill(self.task, list(run.strategy.remembered() or ()), self.augment, old)
+
+    def _facts(self, scope: Scope) -> dict[str, object]:
+        cache, model = self.cache, scope.model
+        assert cache is not None
         assert isinstance(model, Staged)
-        billed = not self._unbilled
-        self._unbilled = False
-        self.cache = Cache(model, line, views, self.run.settings, self.run.scratch, self.run.device)
-        samples = list(self.run.strategy.remembered() or ())
-        if not billed:
-            self.cache.fill(self.task, samples, self.augment, old)
-            return
-        with self.run.meter.phase("cache", self.task.index, count=True) as row:
-            self.run.meter.step(self.cache.fill(self.task, samples, self.augment, old))
-            row.stored_bytes = self.nbytes
-        where = "file" if self.cache.in_file else "memory"
-        names = [name for name, module in scope.model.named_modules() if module is model.stages()[line - 1]]
-        self._note(
-            {
-                "used": True,
-                "frozen_stages": line,
-                "last_frozen": names[0],
-                "samples": self.cache.count,
-                "views": views,
-                "bytes": self.nbytes,
-                "where": where,
-            }
-        )
+        last = model.stages()[cache.line - 1]
+        return {
+            "frozen_stages": cache.line,
+            "last_frozen": next(name for name, module in model.named_modules() if module is last),
+            "samples": cache.count,
+            "views": cache.views,
+            "bytes": cache.nbytes,
+            "where": "file" if cache.in_file else "memory",
+        }
 
     def check(self) -> None:
         """Raise RuntimeError where a sample was asked for that the cache does not hold."""

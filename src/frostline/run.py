@@ -107,6 +107,9 @@ class Run:
     full_flops: float = 0.0  # what full fine-tuning of the same batches would have taken so far
     reference: Reference | None = None
     state_bytes: list[dict[str, int]] = field(default_factory=list)  # gradients and optimizer state, a task each
+    cached: list[int] = field(
+        default_factory=lambda: [0, 1]
+    )  # stages read from the prefix cache now, and in how many variants
     cache_notes: list[dict[str, Any]] = field(default_factory=list)  # what the prefix cache did, a task each
     open_optimizer: torch.optim.Optimizer | None = None
     optimizer_memory: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -136,6 +139,7 @@ class Run:
             "full_flops": self.full_flops,
             "reference": None if self.reference is None else asdict(self.reference),
             "state_bytes": self.state_bytes,
+            "cached": self.cached,
             "cache_notes": self.cache_notes,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -157,7 +161,8 @@ class Run:
         self.accuracy = state["accuracy"]
         self.full_flops = state["full_flops"]
         self.reference = None if state["reference"] is None else Reference(**state["reference"])
-        self.state_bytes, self.cache_notes = state["state_bytes"], state["cache_notes"]
+        self.state_bytes = state["state_bytes"]
+        self.cached, self.cache_notes = state["cached"], state["cache_notes"]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)

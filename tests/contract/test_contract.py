@@ -14,7 +14,7 @@ from frostline import lookout, training
 from frostline.config import check, conf_dir, register
 from frostline.costs import totals
 from frostline.flops import FlopCounter
-from frostline.models import cnn, mlp, slim_resnet18
+from frostline.models import cnn, mlp, slim_resnet18, vit
 from frostline.run import Observer
 from frostline.scope import everything
 from frostline.selectors import Everything
@@ -40,20 +40,55 @@ def build_strategy(name: str):
     return members[0] if len(members) == 1 else Chain(members)
 
 
+SETTINGS = {
+    "pattern": ["selector.include=[layer2,head]"],
+    "top_gradient": ["selector.fraction=0.6"],
+    "fisher": ["selector.fraction=0.6"],
+    "rgn": ["selector.fraction=0.6"],
+    "budget": ["selector.fraction=0.8"],
+    "lisa": ["selector.interval=2"],
+    "lora": ["selector.rank=2"],
+}
+OF_TRANSFORMERS = (
+    "attention_projections",
+    "attention_qkv",
+    "mlp",
+    "mlp_gate_up",
+    "norms",
+    "embeddings",
+    "lora",
+    "lisa",
+)
+transformer = partial(vit, patch=4, width=8, depth=2, heads=2)
+
+
 def build_selector(name: str):
-    settings = {"pattern": ["selector.include=[layer2,head]"], "top_gradient": ["selector.fraction=0.6"]}
-    return instantiate(configured(f"selector={name}", "selector.warmup_tasks=1", *settings.get(name, [])).selector)
+    return instantiate(configured(f"selector={name}", "selector.warmup_tasks=1", *SETTINGS.get(name, [])).selector)
+
+
+def model_for(selector: str):
+    """Return what builds a net that has the parts which the rule speaks of, as a run builds it."""
+
+    def build(shape, classes):
+        net = (transformer if selector in OF_TRANSFORMERS else partial(mlp, hidden=[32, 32]))(shape, classes)
+        build_selector(selector).prepare(net)
+        return net
+
+    return build
 
 
 STRATEGIES = [*names("strategy"), "[replay,ewc]"]
 SELECTORS = names("selector")
+CHANGING = ("lisa", "freezeout", "autofreeze")  # those that change within a task
 PAIRS = list(itertools.product(STRATEGIES, SELECTORS))
 momentum = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
 
 
 @pytest.mark.parametrize(("strategy", "selector"), PAIRS)
 def test_frozen_stays_bit_identical_and_every_phase_is_charged(strategy, selector, make_run):
-    run = make_run(build_strategy(strategy), build_selector(selector), optimizer=momentum, epochs=1)
+    run = make_run(
+        build_strategy(strategy), build_selector(selector), model=model_for(selector), optimizer=momentum, epochs=1
+    )
     thawed: set[str] = set()
     before: dict[str, torch.Tensor] = {}
 
@@ -93,18 +128,24 @@ def test_frozen_stays_bit_identical_and_every_phase_is_charged(strategy, selecto
         assert phases[4, "consolidate"].stored_bytes > 0
     if "ewc" in strategy:
         assert phases[4, "consolidate"].flops > 0  # the Fisher pass
-    if selector == "top_gradient":
+    if selector in ("top_gradient", "fisher", "rgn", "snr", "budget"):
         assert phases[4, "select"].flops > 0 or strategy == "joint"
     assert totals(run.meter.rows)["flops"] == sum(row.flops for row in run.meter.rows)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_bill_equals_a_run_counted_from_beginning_to_end(strategy, make_run):
+@pytest.mark.parametrize(
+    ("strategy", "selector"),
+    [*itertools.product(STRATEGIES, ["last_k"]), *itertools.product(["replay"], ["lora", "budget", *CHANGING])],
+)
+def test_the_bill_equals_a_run_counted_from_beginning_to_end(strategy, selector, make_run):
     """The probe prices a step; here the counter watches every operator of every step."""
-    selector = build_selector("last_k")
-    run = make_run(build_strategy(strategy), selector, epochs=2)
+
+    def build():
+        return make_run(build_strategy(strategy), build_selector(selector), model=model_for(selector), epochs=2)
+
+    run = build()
     run_stream(run)
-    counted = make_run(build_strategy(strategy), selector, epochs=2)
+    counted = build()
     total = 0
     plain = training.train_step
 
@@ -124,12 +165,19 @@ def test_the_bill_equals_a_run_counted_from_beginning_to_end(strategy, make_run)
 
 
 @pytest.mark.parametrize(
-    ("strategy", "selector"), [p for p in PAIRS if p[1] in ("everything", "top_gradient", "last_k")]
+    ("strategy", "selector"),
+    [p for p in PAIRS if p[1] in ("everything", "last_k") or (p[0] == "replay" and p[1] in ("lora", "rgn", *CHANGING))],
 )
 def test_resumed_equals_uninterrupted(strategy, selector, make_run):
     def build(save=None):
         return make_run(
-            build_strategy(strategy), build_selector(selector), optimizer=momentum, save=save, checkpoint_every_s=0.0
+            build_strategy(strategy),
+            build_selector(selector),
+            model=model_for(selector),
+            optimizer=momentum,
+            save=save,
+            checkpoint_every_s=0.0,
+            prefix_cache="auto",
         )
 
     whole = build()

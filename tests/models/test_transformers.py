@@ -1,0 +1,142 @@
+"""The staged models against the libraries' own forward passes, on tiny models built from their config classes."""
+
+import pytest
+import torch
+
+from frostline.models import Classifier, Staged, huggingface, minilm, timm_vit, vit
+from frostline.models.huggingface import staged
+from frostline.torchvision_schemas import torchvision
+
+torchvision()  # transformers and timm import it
+from transformers import (  # noqa: E402
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
+    RobertaConfig,
+    RobertaModel,
+)
+
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+DECODER = {**ENCODER, "num_key_value_heads": 1}
+COMMON = {"vocab_size": 50, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+FAMILIES = {
+    "bert": (BertConfig, BertModel, ENCODER),
+    "roberta": (RobertaConfig, RobertaModel, ENCODER),
+    "gpt2": (GPT2Config, GPT2Model, GPT2),
+    "llama": (LlamaConfig, LlamaModel, DECODER),
+    "qwen2": (Qwen2Config, Qwen2Model, DECODER),
+    "qwen3": (Qwen3Config, Qwen3Model, {**DECODER, "head_dim": 8}),
+}
+
+
+def tiny(family: str):
+    config, model, sizes = FAMILIES[family]
+    torch.manual_seed(0)
+    return model._from_config(config(**{**COMMON, **sizes}), attn_implementation="sdpa").eval()
+
+
+def tokens():
+    x = torch.randint(1, 50, (3, 9), generator=torch.Generator().manual_seed(0))
+    x[1, 6:], x[2, 4:] = 0, 0
+    return x
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages_compute_what_the_library_computes(family):
+    net, x = tiny(family), tokens()
+    real = x != 0
+    expected = net(input_ids=x, attention_mask=real.long()).last_hidden_state
+    stages = staged(net)
+    state = x
+    for stage in list(stages)[:-1]:
+        state = stage(state)
+    hidden = stages[-1].norm(state[0]) if hasattr(stages[-1], "norm") else state[0]
+    torch.testing.assert_close(hidden[real], expected[real])
+    pooled = stages(x)
+    if family in ("bert", "roberta"):
+        torch.testing.assert_close(pooled[2], expected[2, :4].mean(0))
+    else:
+        torch.testing.assert_close(pooled[2], expected[2, 3])
+
+
+def test_timm_computes_what_timm_computes():
+    import timm
+
+    for name in ("vit_tiny_patch16_224", "vit_small_patch16_dinov3_qkvb"):
+        if name not in timm.list_models():
+            continue
+        torch.manual_seed(0)
+        try:
+            ours = timm_vit((3, 32, 32), 4, name).eval()
+        except ValueError:  # one that cannot be cut says so
+            continue
+        torch.manual_seed(0)
+        theirs = timm.create_model(name, in_chans=3, img_size=32, num_classes=0).eval()
+        x = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(ours.backbone(x), theirs(x))
+    assert isinstance(ours, Staged)
+
+
+def test_vit_in_training_and_evaluation():
+    net = vit((1, 8, 8), 3, patch=4, width=8, depth=2, heads=2)
+    x = torch.randn(5, 1, 8, 8)
+    trained = net(x)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(x), trained)
+    assert net.blocks() == ["backbone.patches", "backbone.block1", "backbone.block2", "backbone.pool"]
+
+
+def test_minilm_is_the_pretrained_sentence_encoder():
+    from tokenizers import Tokenizer
+
+    from frostline.models.huggingface import minilm_folder
+
+    net = minilm((32,), 3).eval()
+    assert sum(p.numel() for p in net.backbone.parameters()) == pytest.approx(22.6e6, rel=0.01)
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.enable_padding(length=32)
+    tokenizer.enable_truncation(32)
+    texts = ["The cat sleeps on the sofa.", "A kitten is napping on the couch.", "Interest rates rose again in March."]
+    with torch.no_grad():
+        vectors = net.backbone(torch.tensor([tokenizer.encode(t).ids for t in texts]))
+    near = torch.cosine_similarity(vectors[0], vectors[1], dim=0)
+    far = torch.cosine_similarity(vectors[0], vectors[2], dim=0)
+    assert near > 0.6 > 0.2 > far  # random weights would not know
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nearest patch that divides it is 2"):
+        vit((1, 8, 8), 2, patch=3)
+    with pytest.raises(ValueError, match=r"divides model\.width"):
+        vit((1, 8, 8), 2, patch=4, width=10, heads=4)
+    with pytest.raises(ValueError, match="Did you mean 'vit_tiny_patch16_224'"):
+        timm_vit((3, 32, 32), 2, "vit_tiny_patch16_22")
+    with pytest.raises(ValueError, match="square images"):
+        timm_vit((3, 32, 16), 2)
+    with pytest.raises(ValueError, match="sequences of token ids"):
+        minilm((1, 8, 8), 2)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        huggingface((32,), 2, str(tmp_path))
+    net = torch.nn.Linear(2, 2)
+    net.config = type("Config", (), {"pad_token_id": 0})()
+    with pytest.raises(ValueError, match="built like BERT, GPT-2 or Llama"):
+        staged(net)
+
+
+def test_a_folder_as_transformers_writes_it(tmp_path):
+    tiny("llama").save_pretrained(tmp_path)
+    net = huggingface((9,), 4, str(tmp_path))
+    assert isinstance(net, Classifier)
+    assert net(tokens()).shape == (3, 4)
+    for name, p in tiny("llama").named_parameters():
+        other = name.replace("layers.0.", "backbone.block1.layer.").replace("layers.1.", "backbone.block2.layer.")
+        if other != name:
+            assert torch.equal(net.get_parameter(other), p)
