@@ -12,8 +12,12 @@ class Bomb:
         return (print, ("code ran while a checkpoint was read",))
 
 
+def save(folder, state):
+    checkpoints.Saver(folder)({"model": {}, **state})
+
+
 def test_round_trip(tmp_path):
-    checkpoints.save(tmp_path, {"a": torch.arange(3), "b": [1, "x", None]})
+    save(tmp_path, {"a": torch.arange(3), "b": [1, "x", None]})
     state = checkpoints.load(tmp_path)
     assert torch.equal(state["a"], torch.arange(3))
     assert state["b"] == [1, "x", None]
@@ -22,7 +26,7 @@ def test_round_trip(tmp_path):
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"cut"])
 def test_damaged_is_refused_and_left_alone(tmp_path, damage):
-    checkpoints.save(tmp_path, {"a": torch.arange(1000)})
+    save(tmp_path, {"a": torch.arange(1000)})
     path = tmp_path / "checkpoint.pt"
     content = path.read_bytes()[:500] if damage == b"cut" else damage
     path.write_bytes(content)
@@ -51,7 +55,7 @@ def test_missing(tmp_path):
         checkpoints.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no checkpoint\.pt"):
         checkpoints.load(tmp_path)
-    checkpoints.save(tmp_path / "0", {})
+    save(tmp_path / "0", {})
     with pytest.raises(ValueError, match="subfolders 0 hold runs"):
         checkpoints.load(tmp_path)
 
@@ -70,3 +74,55 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def sizes(folder):
+    return {p.name.split("-")[0]: p.stat().st_size for p in folder.iterdir()}
+
+
+def test_a_delta_holds_what_changed_since_the_base(tmp_path):
+    model = {f"layer{i}": torch.randn(100, 100) for i in range(10)}
+    saver = checkpoints.Saver(tmp_path, delta=True)
+    saver({"model": model})
+    first = sizes(tmp_path)
+    assert first["base"] > 400_000 > 10_000 > first["checkpoint.pt"]
+    model["layer9"] = model["layer9"] + 1
+    saver({"model": model})
+    assert 40_000 < sizes(tmp_path)["checkpoint.pt"] < 60_000
+    back = checkpoints.load(tmp_path)["model"]
+    assert back.keys() == model.keys()
+    assert all(torch.equal(back[n], v) for n, v in model.items())
+    again = checkpoints.Saver(tmp_path, delta=True)  # as a resumed run
+    base = next(tmp_path.glob("base-*"))
+    again({"model": back})
+    assert list(tmp_path.glob("base-*")) == [base]
+    again({"model": {n: v + 1 for n, v in back.items()}})  # everything moves: a new base, and only that
+    (newest,) = tmp_path.glob("base-*")
+    assert newest != base
+    assert all(torch.equal(v, back[n] + 1) for n, v in checkpoints.load(tmp_path)["model"].items())
+    checkpoints.Saver(tmp_path)({"model": back})
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_kill_between_base_and_checkpoint_leaves_the_old_pair(tmp_path, monkeypatch):
+    model = {"a": torch.zeros(1000)}
+    saver = checkpoints.Saver(tmp_path, delta=True)
+    saver({"model": model})
+    plain = torch.save
+
+    def die(content, f):
+        if "position" in content:
+            raise KeyboardInterrupt
+        plain(content, f)
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        saver({"model": {"a": torch.ones(1000)}, "position": 1})
+    assert torch.equal(checkpoints.load(tmp_path)["model"]["a"], torch.zeros(1000))
+
+
+def test_a_delta_without_its_base_says_so(tmp_path):
+    checkpoints.Saver(tmp_path, delta=True)({"model": {"a": torch.zeros(1000)}})
+    next(tmp_path.glob("base-*")).unlink()
+    with pytest.raises(ValueError, match="both files belong together"):
+        checkpoints.load(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from frostline import lookout
 from frostline.flops import FlopCounter
 from frostline.models import Classifier, mlp, slim_resnet18
-from frostline.prefix import Cache, Prefix, check_settings, digest, frost_line
+from frostline.prefix import Cache, Prefix, check_settings, frost_line, prefix_digest
 from frostline.run import Settings
 from frostline.scope import Scope
 from frostline.selectors import Everything, HeadOnly, LastK, Pattern
@@ -205,7 +205,7 @@ def test_other_weights_are_never_read(make_run):
         run.model.backbone.layer1[0].weight.data[0, 0] += 1.0
         prefix.open(scope, 5.0)
         assert prefix.cache is not first
-        assert prefix.cache.digest == digest(run.model, prefix.line)
+        assert prefix.cache.digest == prefix_digest(run.model, prefix.line)
 
 
 def test_a_deeper_line_goes_on_from_the_shallower_cache(make_run):

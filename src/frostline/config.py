@@ -50,6 +50,13 @@ class CostConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """What a checkpoint holds."""
+
+    delta: bool = False
+
+
+@dataclass
 class TrackingConfig:
     """Where results go beside the local files."""
 
@@ -74,6 +81,7 @@ class RunConfig:
     optimizer: Any = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     cost: CostConfig = field(default_factory=CostConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 

@@ -1,9 +1,9 @@
 """One run from its configuration: build the parts, train, and leave the results in the run's folder."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from frostline.training import run_stream
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
     "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
-    "cost.reference_steps", "stream.data_root", "stream.download",
+    "checkpoint", "cost.reference_steps", "stream.data_root", "stream.download",
 )  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def _build(
     ]
     for observer in observers:
         cleanup.callback(observer.close)
-    save = partial(_save, folder, {"config": config, "tasks": len(stream)})
+    save = _saver(folder, cfg.checkpoint.delta, {"config": config, "tasks": len(stream)})
     run = Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers, folder)
     selector.check(model, task_costs(run, stream[0]))
     return run, writer
@@ -156,8 +156,9 @@ def _settings(cfg: DictConfig) -> Settings:
     return Settings(**given, reference_steps=cfg.cost.reference_steps, seed=cfg.seed)  # type: ignore[arg-type]
 
 
-def _save(folder: Path, extra: dict[str, Any], state: dict[str, Any]) -> None:
-    checkpoints.save(folder, {**state, **extra})
+def _saver(folder: Path, delta: bool, extra: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    save = checkpoints.Saver(folder, delta)
+    return lambda state: save({**state, **extra})
 
 
 class ResultWriter(Observer):

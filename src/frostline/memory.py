@@ -1,7 +1,10 @@
-"""How many bytes things hold."""
+"""How many bytes things hold, and a digest of them."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -12,3 +15,12 @@ def tensor_bytes(value: Any) -> int:
     if isinstance(value, dict):
         return sum(tensor_bytes(v) for k, v in value.items() if not str(k).endswith("generator"))
     return sum(map(tensor_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of the names and the values."""
+    total = hashlib.blake2b(digest_size=16)
+    for name, value in tensors.items():
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()

@@ -1,6 +1,5 @@
 """The frozen prefix: stages before the frost line compute the same for a sample in every epoch, so compute it once."""
 
-import hashlib
 import itertools
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError
+from frostline.memory import digest
 from frostline.models import Staged
 from frostline.run import CACHE_DTYPES, Run, Settings
 from frostline.scope import Scope
@@ -91,7 +91,7 @@ class Prefix:
         model, old = self.run.model, self.cache
         line, views, reason = self._decide(epochs_left)
         if old is not None and isinstance(model, Staged):
-            if old.line > frost_line(model) or old.digest != digest(model, old.line):
+            if old.line > frost_line(model) or old.digest != prefix_digest(model, old.line):
                 old = self.cache = None
             elif line <= old.line:
                 return  # good as it is
@@ -171,14 +171,10 @@ class Prefix:
             notes[-1] |= note
 
 
-def digest(model: Staged, line: int) -> str:
+def prefix_digest(model: Staged, line: int) -> str:
     """Return a digest of everything that the first `line` stages hold."""
-    total = hashlib.blake2b(digest_size=16)
-    for stage in model.stages()[:line]:
-        for name, value in stage.state_dict().items():
-            total.update(name.encode())
-            total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return total.hexdigest()
+    stages = enumerate(model.stages()[:line])
+    return digest({f"{number}.{name}": value for number, stage in stages for name, value in stage.state_dict().items()})
 
 
 def _run(model: Staged, first: int, last: int, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -209,7 +205,7 @@ class Cache:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.digest = digest(self.model, self.line)
+        self.digest = prefix_digest(self.model, self.line)
         self.misses = torch.zeros((), dtype=torch.int64, device=self.device)
         self.count = 0
         self.in_file = False

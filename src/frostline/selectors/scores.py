@@ -73,8 +73,8 @@ def spectrum(model: nn.Module) -> Scores:
     """Return the signal-to-noise ratio of each weight matrix's singular values (Hartford et al. 2024, arXiv 2406.06623).
 
     Singular values at or below eps = sigma (1 + sqrt(min/max)) of the matrix's sides are noise, with sigma = IQR / 1.349 as
-    of a normal distribution; the score is signal / noise / the largest value. Filters count as rows. Needs no data. A spectrum so
-    flat that nothing is noise by this measure, as of a wide random matrix, scores infinity.
+    of a normal distribution; the score is signal / noise / the largest value. Filters count as rows. Needs no data. A
+    spectrum so flat that nothing is noise by this measure, as of a wide random matrix, scores infinity.
     """
     scores = {}
     for name, own in layers(model).items():
