@@ -22,5 +22,5 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for name, value in tensors.items():
         total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

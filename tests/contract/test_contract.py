@@ -20,6 +20,7 @@ from frostline.scope import everything
 from frostline.selectors import Everything
 from frostline.strategies import Chain, Finetune
 from frostline.training import run_stream
+from tests.models.test_transformers import tiny
 
 
 def names(group: str) -> list[str]:
@@ -295,15 +296,25 @@ def test_every_stream_yaml_fits_the_schema(override):
 
 
 @pytest.mark.parametrize("name", names("model"))
-def test_every_model_yaml_builds_and_runs(name):
-    cfg = configured(f"model={name}")
+def test_every_model_yaml_builds_and_runs(name, tmp_path):
+    settings = {"huggingface": [f"model.path={tmp_path}"], "vit": ["model.patch=8", "model.depth=1"]}
+    if name == "huggingface":
+        tiny("llama").save_pretrained(tmp_path)
+    cfg = configured(f"model={name}", *settings.get(name, []))
     check(cfg)
-    model = instantiate(cfg.model, shape=(3, 32, 32), classes=4)
+    text = name in ("huggingface", "minilm")
+    model = instantiate(cfg.model, shape=(9,) if text else (3, 32, 32), classes=4)
     visible = torch.tensor([True, True, False, False])
-    logits = model(torch.randn(2, 3, 32, 32), visible)
+    logits = model(torch.randint(1, 50, (2, 9)) if text else torch.randn(2, 3, 32, 32), visible)
     assert logits.shape == (2, 4)
     assert torch.isneginf(logits[:, 2:]).all()
     assert torch.isfinite(logits[:, :2]).all()
+    state = torch.randint(1, 50, (2, 9)) if text else torch.randn(2, 3, 32, 32)
+    model.eval()
+    expected = model(state)
+    for stage in model.stages():
+        state = stage(state)
+    torch.testing.assert_close(model.head(state), expected)
 
 
 @pytest.mark.parametrize("name", names("experiment"))

@@ -93,7 +93,7 @@ class TimmPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, width]."""
-        from timm.layers import global_pool_nlc
+        from timm.layers.pool1d import global_pool_nlc
 
         return self.fc_norm(global_pool_nlc(self.norm(x), self.kind, num_prefix_tokens=self.prefix_tokens))
 

@@ -4,6 +4,7 @@ from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
 from frostline.streams.folder import image_folder
 from frostline.streams.sources import LoaderSource, TensorSource
+from frostline.streams.text import package_docs
 
 __all__ = [
     "DATASETS",
@@ -13,4 +14,5 @@ __all__ = [
     "from_arrays",
     "image_folder",
     "load",
+    "package_docs",
 ]
