@@ -188,9 +188,21 @@ def test_rows_belong_to_their_samples_in_any_order(make_run):
     for stage in run.model.stages()[:2]:
         state = stage(state)
     torch.testing.assert_close(cache.read(batch.index), state)
-    assert not cache.misses.item()
-    cache.read(next(iter(run.stream[2].train.batches(5))).index)
-    assert cache.misses.item() == 5
+    assert not cache.missed()
+    for task in (0, 2):
+        other = next(iter(run.stream[task].train.batches(5))).index
+        assert cache.read(other).isnan().all()
+        assert cache.missed()
+
+
+def test_a_strategy_that_forgets_to_name_its_samples_is_caught(make_run):
+    class Forgetful(Replay):
+        def remembered(self):
+            return []
+
+    run = make_run(Forgetful(capacity=40), HeadOnly(warmup_tasks=1), epochs=2, prefix_cache="on")
+    with pytest.raises(RuntimeError, match="was not in the prefix cache"):
+        run_stream(run)
 
 
 def test_other_weights_are_never_read(make_run):

@@ -126,9 +126,9 @@ class Prefix:
 
     def check(self) -> None:
         """Raise RuntimeError where a sample was asked for that the cache does not hold."""
-        if self.cache is not None and self.cache.misses.item():
+        if self.cache is not None and self.cache.missed():
             raise RuntimeError(
-                f"{int(self.cache.misses)} samples were not in the prefix cache: a strategy's `augment` returned samples "
+                "A sample was not in the prefix cache: a strategy's `augment` returned samples "
                 "that its `remembered` did not name. Use trainer.prefix_cache=off, or name them there."
             )
 
@@ -206,7 +206,7 @@ class Cache:
 
     def __post_init__(self) -> None:
         self.digest = prefix_digest(self.model, self.line)
-        self.misses = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._largest = torch.zeros((), dtype=torch.int64, device=self.device)  # row read so far
         self.count = 0
         self.in_file = False
         self._parts: list[Tensor] = []
@@ -216,7 +216,7 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """Bytes that the rows take."""
-        return sum(part.numel() * part.element_size() for part in self._parts)
+        return sum(part[:-1].numel() * part.element_size() for part in self._parts)
 
     def fill(self, task: Task, remembered: list[Batch], augment: Augmentation, old: "Cache | None") -> int:
         """Compute every row, from an older cache with fewer stages where there is one; return the samples done."""
@@ -238,7 +238,7 @@ class Cache:
                 if view == 0:
                     ids.append(batch.index)
         known = torch.cat(ids)
-        self._slots = torch.full((int(known.max()) + 1,), -1, device=self.device)
+        self._slots = torch.full((int(known.max()) + 2,), room * self.views, device=self.device)
         self._slots[known] = torch.arange(room, device=self.device)
         self.count = room
         return room * self.views
@@ -246,31 +246,33 @@ class Cache:
     def read(self, index: Tensor, view: int | None = None) -> Tensor | tuple[Tensor, ...]:
         """Return the rows of the samples with these ids, each of a variant drawn at random unless one is named."""
         rows = self._slots[index.clamp(max=len(self._slots) - 1)]
-        self.misses += (
-            (rows < 0) | (index >= len(self._slots))
-        ).sum()  # looked at when the stretch ends: no waiting here
+        torch.maximum(self._largest, rows.amax(), out=self._largest)  # looked at when the stretch ends: no waiting here
         if self.views > 1:
             drawn = torch.randint(self.views, rows.shape, device=rows.device) if view is None else view
-            rows = rows + self.count * drawn
+            rows = (rows + self.count * drawn).clamp(max=self.count * self.views)
         parts = tuple(
-            part.index_select(0, rows.clamp(min=0).to(part.device)).to(self.device, dtype)
+            part.index_select(0, rows.to(part.device)).to(self.device, dtype)
             for part, dtype in zip(self._parts, self._dtypes, strict=True)
         )
         return parts[0] if self._single else parts
+
+    def missed(self) -> bool:
+        """Tell whether any id that was read had no row; what came back for it was not a number."""
+        return int(self._largest) == self.count * self.views
 
     def _allocate(self, rows: int, state: tuple[Tensor, ...]) -> None:
         self._dtypes = [value.dtype for value in state]
         wanted = CACHE_DTYPES[self.settings.prefix_cache_dtype]
         dtypes = [wanted if d.is_floating_point else d for d in self._dtypes]
-        shapes = [(rows, *value.shape[1:]) for value in state]
+        shapes = [(rows + 1, *value.shape[1:]) for value in state]  # the last row is for ids that are not here
         size = sum(torch.Size(shape).numel() * d.itemsize for shape, d in zip(shapes, dtypes, strict=True))
         self.in_file = size > self.settings.prefix_cache_gib * 2**30
         for shape, dtype in zip(shapes, dtypes, strict=True):
-            part = (
-                _file_tensor(shape, dtype, self.scratch)
-                if self.in_file
-                else torch.empty(shape, dtype=dtype, device=self.device)
-            )
+            if self.in_file:
+                part = _file_tensor(shape, dtype, self.scratch)
+            else:
+                part = torch.empty(shape, dtype=dtype, device=self.device)
+            part[rows] = torch.nan if dtype.is_floating_point else 0
             self._parts.append(part)
 
 

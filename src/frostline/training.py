@@ -94,8 +94,8 @@ def fit(run: Run, scope: Scope, task: Task, prefix: Prefix, losses: Tensor) -> N
             set_rates(optimizer, scope, run.change.rates)
         if time.monotonic() >= look.next:
             look()
-    look.check()
     prefix.check()
+    look.check()
     close_optimizer(run, scope, run.change.names if run.step < len(losses) else frozenset())
 
 
