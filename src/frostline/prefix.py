@@ -166,9 +166,9 @@ class Prefix:
     def _note(self, note: dict[str, object]) -> None:
         notes = self.run.cache_notes
         if not notes or notes[-1]["task"] != self.task.index:
-            notes.append({"task": self.task.index})
-        if note["used"] or "used" not in notes[-1]:  # a later stretch that cannot does not undo what an earlier one did
-            notes[-1] |= note
+            notes.append({"task": self.task.index, "used": False})
+        if note["used"] or not notes[-1]["used"]:  # a later stretch that cannot does not undo what an earlier one did
+            notes[-1] = {"task": self.task.index, **note}
 
 
 def prefix_digest(model: Staged, line: int) -> str:

@@ -136,7 +136,9 @@ def huggingface(
     except ImportError as error:
         raise UsageError("Hugging Face models need transformers: pip install 'frostline[text]'.") from error
     if len(shape) != 1:
-        raise UsageError(f"model=huggingface needs sequences of token ids, not samples of shape {list(shape)}.")
+        raise UsageError(
+            f"A language model needs sequences of token ids, such as those of stream=package_docs, not samples of {list(shape)}."
+        )
     if not (Path(path) / "config.json").is_file():
         raise UsageError(f"model.path={path!r}: expected a folder with a config.json and model.safetensors.")
     logging.disable_progress_bar()  # a bar for a second's work

@@ -91,7 +91,7 @@ class TerminalReport(runs.Observer):
         self.close()
         for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
             self.console.print(table)
-        for line in against_full_lines(content):
+        for line in (*against_full_lines(content), *saving_lines(content)):
             self.console.print(line, soft_wrap=True)
         self.console.print(f"Results, ledger and figures: [bold]{folder}[/]", soft_wrap=True)
 
@@ -175,6 +175,28 @@ def against_full_lines(content: dict[str, Any]) -> list[str]:
     return [*lines, saving + "."]
 
 
+def saving_lines(content: dict[str, Any]) -> list[str]:
+    """Return what partial training saved beside time: optimizer and gradient bytes; and what the prefix cache did."""
+    lines = []
+    partly = [s for s in content["training_state"] if s["gradient_bytes"] < s["full_gradient_bytes"]]
+    if partly:
+        now, full = (max(s[f"{k}gradient_bytes"] + s[f"{k}optimizer_bytes"] for s in partly) for k in ("", "full_"))
+        lines.append(
+            f"Gradients and optimizer state: at most {size(now)} where not everything trained, instead of {size(full)}."
+        )
+    used = [note for note in content["prefix_cache"] if note["used"]]
+    if used:
+        stages = sorted({note["last_frozen"] for note in used})
+        span = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
+        largest, where = max(note["bytes"] for note in used), "a file" if used[-1]["where"] == "file" else "memory"
+        lines.append(
+            f"Prefix cache: {len(used)} task{'s' * (len(used) > 1)}, frozen through {span}, at most {size(largest)} in {where}."
+        )
+    elif partly and content["prefix_cache"]:
+        lines.append(f"Prefix cache: not used, because {content['prefix_cache'][-1]['reason']}.")
+    return lines
+
+
 def _sum(rows: list[dict[str, Any]], phase: str) -> dict[str, Any]:
     total: dict[str, Any] = {"task": None, "phase": phase}
     for key in rows[0]:
@@ -202,7 +224,8 @@ def size(value: int | None) -> str:
         return ""
     for power, unit in ((30, "G"), (20, "M"), (10, "K")):
         if value >= 2**power:
-            return f"{value / 2**power:.3g} {unit}iB"
+            amount = value / 2**power
+            return f"{amount:.0f} {unit}iB" if amount >= 999.5 else f"{amount:.3g} {unit}iB"
     return f"{value} B"
 
 
