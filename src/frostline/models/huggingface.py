@@ -137,7 +137,7 @@ def huggingface(
         raise UsageError("Hugging Face models need transformers: pip install 'frostline[text]'.") from error
     if len(shape) != 1:
         raise UsageError(
-            f"A language model needs sequences of token ids, such as those of stream=package_docs, not samples of {list(shape)}."
+            f"A language model needs sequences of token ids, such as stream=package_docs, not samples of {list(shape)}."
         )
     if not (Path(path) / "config.json").is_file():
         raise UsageError(f"model.path={path!r}: expected a folder with a config.json and model.safetensors.")
