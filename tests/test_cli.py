@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from frostline import checkpoints
 from frostline.streams.datasets import DEBIAN_FASHION_MNIST
 from tests.conftest import ROOT
 
@@ -81,7 +82,8 @@ def test_kill_and_resume_equal_uninterrupted(cli, tmp_path):
     whole = cli(tmp_path, *arguments, "hydra.run.dir=whole")
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *arguments, "trainer.checkpoint_every_s=0.2", "hydra.run.dir=killed"],
+        [sys.executable, str(ROOT / "run.py"), *arguments, "trainer.checkpoint_every_s=0.2",
+         "checkpoint.delta=true", "hydra.run.dir=killed"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     path, position, deadline = tmp_path / "killed" / "checkpoint.pt", [0, 0], time.time() + 120
@@ -99,7 +101,8 @@ def test_kill_and_resume_equal_uninterrupted(cli, tmp_path):
     assert "going on at task" in resumed.stdout
     assert not (tmp_path / "outputs").exists()
     same(read(tmp_path / "whole"), read(tmp_path / "killed"))
-    states = [torch.load(tmp_path / f / "checkpoint.pt", weights_only=True)["model"] for f in ("whole", "killed")]
+    assert len(list((tmp_path / "killed").glob("base-*.pt"))) == 1
+    states = [checkpoints.load(tmp_path / f)["model"] for f in ("whole", "killed")]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     again = cli(tmp_path, "resume=killed")
     assert again.returncode == 0
