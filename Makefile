@@ -24,6 +24,7 @@ lint: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/speed/overhead.py
+	$(BIN)/python benchmarks/speed/partial.py
 
 clean:
 	rm -rf $(VENV)
