@@ -205,6 +205,16 @@ def test_a_strategy_that_forgets_to_name_its_samples_is_caught(make_run):
         run_stream(run)
 
 
+@pytest.mark.parametrize(("strategy", "reads"), [("finetune", False), ("replay", True), ("joint", False)])
+def test_cached_steps_read_samples_only_where_the_strategy_looks(strategy, reads, make_run):
+    run = make_run(STRATEGIES[strategy](), HeadOnly(), epochs=3, prefix_cache="on", reference_steps=1)
+    seen = []
+    augment = run.strategy.augment
+    run.strategy.augment = lambda batch: seen.append(batch.x.numel()) or augment(batch)
+    run_stream(run)
+    assert all(seen) if reads else not any(seen)
+
+
 def test_other_weights_are_never_read(make_run):
     run = make_run(selector=HeadOnly(), prefix_cache="on")
     prefix = Prefix(run, run.stream[1], resumed=False)

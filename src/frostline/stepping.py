@@ -104,6 +104,8 @@ class StepCounter:
         partially = self.scope.names != everything(run.model)
         repeats = run.settings.reference_steps if partially else 0
         if run.reference is None or (repeats and run.reference.seconds_per_sample is None):
+            if not batch.x.numel():  # a cached step: its samples were not read
+                batch = next(iter(self.task.train.batches(len(batch))))
             run.reference = Reference.measure(
                 run.model, batch.x, batch.y, self.task.mask(batch), run.optimizer, repeats=repeats
             )

@@ -81,7 +81,7 @@ def fit(run: Run, scope: Scope, task: Task, prefix: Prefix, losses: Tensor) -> N
     cost = StepCounter(run, scope, task, prefix.logits, prefix.line)
     observe = run.selector.observe if run.selector.observes else None
     look = Lookout(run, task, losses, len(losses) // run.settings.epochs)
-    for batch in _batches(run, task):
+    for batch in _batches(run, task, samples=not prefix.line or run.strategy.reads_samples()):
         flops = cost(batch)
         losses[run.step], samples = train_step(run.strategy, scope, task, optimizer, batch, prefix.logits, observe)
         run.meter.step(samples, flops)
@@ -99,10 +99,10 @@ def fit(run: Run, scope: Scope, task: Task, prefix: Prefix, losses: Tensor) -> N
     close_optimizer(run, scope, run.change.names if run.step < len(losses) else frozenset())
 
 
-def _batches(run: Run, task: Task) -> Iterator[Batch]:
+def _batches(run: Run, task: Task, samples: bool) -> Iterator[Batch]:
     """Yield the task's batches from where the run stands: each epoch in an order that (seed, task, epoch) decides."""
     size = run.settings.batch_size
     epoch, first = divmod(run.step, -(-len(task.train) // size))
     for number in range(epoch, run.settings.epochs):
         order = torch.randperm(len(task.train), generator=generator(run.settings.seed, "order", task.index, number))
-        yield from task.train.batches(size, order, first if number == epoch else 0)
+        yield from task.train.batches(size, order, first if number == epoch else 0, samples=samples)

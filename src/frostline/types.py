@@ -49,8 +49,13 @@ class Source(Protocol):
         """All labels [N] on the CPU, in index order."""
         ...
 
-    def batches(self, size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Batch]:
-        """Yield batches of `size` in `order` (a permutation [N] on the CPU), from batch number `start` on."""
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield batches of `size` in `order` (a permutation [N] on the CPU), from batch number `start` on.
+
+        samples: false leaves x empty ([B, 0]) and reads nothing, for whoever knows the samples by their ids.
+        """
         ...
 
 
@@ -72,7 +77,9 @@ class Joined:
     def labels(self) -> Tensor:
         return torch.cat([s.labels for s in self.sources])
 
-    def batches(self, size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
         """Yield mixed batches: each asks every source for its share, so no source is walked twice."""
         order = torch.arange(len(self)) if order is None else order
         owner = torch.bucketize(order, self._starts[1:], right=True)
@@ -82,7 +89,7 @@ class Joined:
             pieces = []
             for number in owner[part].unique().tolist():
                 mine = order[part][owner[part] == number] - self._starts[number]
-                pieces += list(self.sources[number].batches(len(mine), mine))
+                pieces += list(self.sources[number].batches(len(mine), mine, samples=samples))
             batch = pieces[0]
             for piece in pieces[1:]:
                 batch = batch.cat(piece)

@@ -170,3 +170,28 @@ def test_image_folder(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "test" / "extra" / "a.png")
     with pytest.raises(ValueError, match="differ"):
         image_folder(str(tmp_path), tasks=2)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "loader", "joined"])
+def test_batches_without_samples_have_the_same_labels_and_ids_and_read_nothing(kind):
+    class Refusing(torch.utils.data.Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            raise AssertionError("read")
+
+    y, rows = torch.arange(12) % 3, torch.arange(12) + 4
+    tensors = TensorSource(torch.randn(20, 2), y, rows, task=1)
+    source = {
+        "tensors": tensors,
+        "loader": LoaderSource(Refusing(), y, rows, task=1),
+        "joined": Joined([tensors, TensorSource(torch.randn(20, 2), y, rows, task=2)]),
+    }[kind]
+    order = torch.randperm(len(source))
+    expected = tensors if kind == "loader" else source
+    pairs = zip(source.batches(5, order, 1, samples=False), expected.batches(5, order, 1), strict=True)
+    for bare, full in pairs:
+        assert bare.x.shape == (len(full), 0)
+        for name in ("y", "task", "index"):
+            assert torch.equal(getattr(bare, name), getattr(full, name))

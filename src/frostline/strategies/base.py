@@ -65,6 +65,10 @@ class Strategy:
         """
         return None if self.uses("augment") else ()
 
+    def reads_samples(self) -> bool:
+        """Tell whether any hook called at a step looks at batch.x; where none does, cached samples are not even read."""
+        return any(self.uses(hook) for hook in ("augment", "criterion", "penalty", "after_step"))
+
     def stored_bytes(self) -> int:
         """Return the bytes kept from task to task: by default every tensor in the state_dict but random states."""
         return tensor_bytes(self.state_dict())

@@ -71,6 +71,9 @@ class Chain(Strategy):
         parts = [m.remembered() for m in self.members]
         return None if None in parts else itertools.chain.from_iterable(p for p in parts if p is not None)
 
+    def reads_samples(self) -> bool:
+        return any(m.reads_samples() for m in self.members)
+
     def stored_bytes(self) -> int:
         return sum(m.stored_bytes() for m in self.members)
 

@@ -51,6 +51,10 @@ class EWC(Strategy):
                 total = total + torch.sum(self.importance[name] * (p - self.centre[name]).square())
         return self.strength / 2 * total
 
+    def reads_samples(self) -> bool:
+        """Say no: the penalty is about weights."""
+        return False
+
     def after_task(self, scope: Scope, task: Task) -> None:
         """Estimate this task's Fisher information and merge it."""
         rng = generator(self.seed, "fisher", task.index)

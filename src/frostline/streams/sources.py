@@ -35,7 +35,9 @@ class TensorSource:
     def nbytes(self) -> int:
         return len(self) * (self.x[0].numel() * self.x.element_size() + self._y.element_size())
 
-    def batches(self, size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
         """Yield index slices; the order goes to the device once."""
         rows, y = self.rows, self.labels
         if order is not None:
@@ -44,9 +46,10 @@ class TensorSource:
         ids = rows + self._first_id
         for first in range(start * size, len(rows), size):
             part = slice(first, first + size)
-            x = self.x.index_select(0, rows[part])
-            x = x if self.transform is None else self.transform(x)
-            yield Batch(x, y[part], self._task[: len(x)], ids[part])
+            count = len(y[part])
+            x = self.x.index_select(0, rows[part]) if samples else self.x.new_empty((count, 0))
+            x = self.transform(x) if samples and self.transform is not None else x
+            yield Batch(x, y[part], self._task[:count], ids[part])
 
 
 class LoaderSource:
@@ -81,19 +84,25 @@ class LoaderSource:
     def nbytes(self) -> int:
         return len(self) * (self.sample_bytes + 8)
 
-    def batches(self, size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
         """Yield the same batches as TensorSource would; the labels and ids never leave this process."""
         order = torch.arange(len(self)) if order is None else order
         parts = list(order[start * size :].split(size)) if len(order) > start * size else []
-        loader: Any = DataLoader(
-            self.dataset,
-            batch_sampler=[self.rows[part].tolist() for part in parts],
-            num_workers=self.workers,
-            collate_fn=_stack,
-            pin_memory=self.device.type == "cuda",
+        read: Any = (
+            [torch.empty((len(part), 0)) for part in parts]
+            if not samples
+            else DataLoader(
+                self.dataset,
+                batch_sampler=[self.rows[part].tolist() for part in parts],
+                num_workers=self.workers,
+                collate_fn=_stack,
+                pin_memory=self.device.type == "cuda",
+            )
         )
         first_id = self.task * len(self.dataset)  # type: ignore[arg-type]
-        for part, x in zip(parts, loader, strict=True):
+        for part, x in zip(parts, read, strict=True):
             task = torch.full((len(part),), self.task)
             yield Batch(x, self.labels[part], task, self.rows[part] + first_id).to(self.device)
 
