@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from frostline import lookout
+from frostline.activations import Cache, frost_line, prefix_digest
 from frostline.flops import FlopCounter
 from frostline.models import Classifier, mlp, slim_resnet18
-from frostline.prefix import Cache, Prefix, check_settings, frost_line, prefix_digest
+from frostline.prefix import Prefix, check_settings
 from frostline.run import Settings
 from frostline.scope import Scope
 from frostline.selectors import Everything, HeadOnly, LastK, Pattern

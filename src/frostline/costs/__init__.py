@@ -2,7 +2,8 @@
 
 from frostline.costs.energy import EnergyMeter
 from frostline.costs.meter import PHASES, CostMeter, LedgerRow, Prices, totals
-from frostline.costs.step import Reference, StepCosts, TaskCosts
+from frostline.costs.reference import Reference
+from frostline.costs.step import StepCosts, TaskCosts
 
 __all__ = [
     "PHASES", "CostMeter", "EnergyMeter", "LedgerRow", "Prices", "Reference", "StepCosts", "TaskCosts", "totals",

@@ -9,9 +9,6 @@ with everything thawed, on fake tensors that have shapes and devices but no valu
 the names of the parameters that make it necessary. Any thawed set is then priced by adding up, exactly.
 """
 
-import copy
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -194,48 +191,3 @@ class TaskCosts:
     def probe_samples(self, wanted: int, share: float = 1 / 96) -> int:
         """Return how many samples a probe may differentiate without costing more than `share` of full training."""
         return max(1, min(wanted, self.samples, int(share * self.samples * self.epochs)))
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Plain full fine-tuning, priced beside a run: per sample, on batches like those the run trained on."""
-
-    flops_per_sample: float
-    seconds_per_sample: float | None
-
-    @classmethod
-    def measure(
-        cls,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        mask: Tensor | None,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        *,
-        repeats: int,
-    ) -> "Reference":
-        """Price one full step, and time `repeats` real ones (after one to warm up) on a throw-away copy."""
-        flops = StepCosts.trace(model, x, mask).full / len(y)
-        if repeats == 0:
-            return cls(flops, None)
-        twin = copy.deepcopy(model)
-        with torch.random.fork_rng(), Scope(twin, everything(model)).thawed() as scope:
-            stepper = optimizer(list(scope.parameters.values()))
-
-            def step() -> float:
-                _synchronise(x.device)
-                begin = time.perf_counter()
-                stepper.zero_grad(set_to_none=True)
-                nn.functional.cross_entropy(twin(x, mask), y).backward()
-                stepper.step()
-                _synchronise(x.device)
-                return time.perf_counter() - begin
-
-            step()
-            seconds = statistics.median(step() for _ in range(repeats))
-        return cls(flops, seconds / len(y))
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
