@@ -90,11 +90,11 @@ def case(name: str) -> Case:
     rows["attention projections"] = (Role(role="attention_projections"), False)
     rows["gate & up projections"] = (Role(role="mlp_gate_up"), False)
     try:
-        stream = package_docs(tasks=1, samples_per_task=96)
+        stream = package_docs(tasks=1, samples_per_task=64)
         model = minilm(stream.shape, 10)
     except UsageError as error:  # the extra `text` is not installed: the same size with random weights, on images
         print(f"{error} Using a vision transformer of the same size instead.")
-        stream = from_arrays("fashion_mnist", samples_per_task=96)
+        stream = from_arrays("fashion_mnist", samples_per_task=64)
         model = vit(stream.shape, 10)
     return Case(stream, model, partial(torch.optim.AdamW, lr=2e-5), 16, rows | small_rows())
 
