@@ -196,9 +196,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", choices=["mlp", "slim_resnet18", "minilm"], default=["mlp", "slim_resnet18", "minilm"]
-    )
+    names = ["mlp", "slim_resnet18", "minilm"]
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "partial.json")
     options = parser.parse_args()
@@ -209,6 +208,10 @@ def main() -> None:
             print(f"over its bound: {r['model']}, {r['thawed']}: {r['seconds_ratio']:.3f} > {r['bound']}")
         if r["per_flop_bound"] is not None and r["seconds_per_flop_ratio"] > r["per_flop_bound"]:
             print(f"slower than its FLOPs: {r['model']}, {r['thawed']}: {r['seconds_per_flop_ratio']:.3f}")
+    kept = json.loads(options.out.read_text())["rows"] if options.out.is_file() else []  # models not measured this time
+    rows = sorted(
+        [row for row in kept if row["model"] not in options.models] + rows, key=lambda row: names.index(row["model"])
+    )
     content = {
         "epochs": EPOCHS,
         "rounds": options.rounds,

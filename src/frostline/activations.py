@@ -17,8 +17,6 @@ from frostline.models import Staged
 from frostline.run import CACHE_DTYPES, Settings
 from frostline.types import Batch, Task
 
-CHUNK = 256  # samples whose activations are computed at once
-
 
 def frost_line(model: Staged) -> int:
     """Return how many stages come before the first that changes, with the model's scope thawed."""
@@ -70,10 +68,11 @@ class Cache:
     def fill(self, task: Task, remembered: list[Batch], augment: Augmentation, old: "Cache | None") -> int:
         """Compute every row, from an older cache with fewer stages where there is one; return the samples done."""
         room = len(task.train) + sum(map(len, remembered))
+        size = self.settings.eval_batch_size
         ids: list[Tensor] = []
         for view in range(self.views):
             place = view * room
-            for batch in _chunks(itertools.chain(task.train.batches(CHUNK), remembered)):
+            for batch in _chunks(itertools.chain(task.train.batches(size), remembered), size):
                 if old is None:
                     state = run_stages(self.model, 0, self.line, augment(batch.x))
                 else:
@@ -125,11 +124,11 @@ class Cache:
             self._parts.append(part)
 
 
-def _chunks(batches: Iterable[Batch]) -> Iterable[Batch]:
-    """Yield the batches in pieces of at most CHUNK samples."""
+def _chunks(batches: Iterable[Batch], size: int) -> Iterable[Batch]:
+    """Yield the batches in pieces of at most `size` samples."""
     for batch in batches:
-        for first in range(0, len(batch), CHUNK):
-            part = slice(first, first + CHUNK)
+        for first in range(0, len(batch), size):
+            part = slice(first, first + size)
             yield Batch(batch.x[part], batch.y[part], batch.task[part], batch.index[part])
 
 

@@ -1,5 +1,8 @@
 """The frozen prefix: stages before the frost line compute the same for a sample in every epoch, so compute it once."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +43,8 @@ class Prefix:
         self.run, self.task = run, task
         self.augment = Augmentation(run.settings.augment)
         self.cache: Cache | None = None
+        self._tail: Sequence[nn.Module] = ()
+        self._head: Any = None
         self._resumed = resumed
 
     @property
@@ -54,14 +59,12 @@ class Prefix:
 
     def logits(self, batch: Batch, mask: Tensor | None) -> Tensor:
         """Return the logits of the batch, from its samples or from their cached activations."""
-        model = self.run.model
         if self.cache is None:
-            return model(self.augment(batch.x), mask)
-        assert isinstance(model, Staged)
+            return self.run.model(self.augment(batch.x), mask)
         state = self.cache.read(batch.index)
-        for stage in model.stages()[self.line :]:
+        for stage in self._tail:
             state = stage(state)
-        return model.head(state, mask)
+        return self._head(state, mask)
 
     def open(self, scope: Scope, epochs_left: float) -> None:
         """Build, lengthen or drop the cache, as this stretch's scope allows and repays."""
@@ -90,6 +93,7 @@ class Prefix:
         run = self.run
         assert isinstance(run.model, Staged)
         self.cache = Cache(run.model, line, views, run.settings, run.scratch, run.device)
+        self._tail, self._head = run.model.stages()[line:], run.model.head
         return self.cache.fill(self.task, list(run.strategy.remembered() or ()), self.augment, old)
 
     def _facts(self, scope: Scope) -> dict[str, object]:

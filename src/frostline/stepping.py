@@ -32,7 +32,10 @@ def train_step(
     if strategy.uses("penalty"):
         loss = loss + strategy.penalty(scope, batch, logits)
     if optimizer is not None:
-        optimizer.zero_grad(set_to_none=True)
+        for (
+            p
+        ) in scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer than a small step
+            p.grad = None
     loss.backward()
     grads: dict[str, Tensor] = {}
     if observe is not None or strategy.uses("project") or strategy.uses("after_step"):
