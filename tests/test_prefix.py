@@ -177,7 +177,7 @@ def test_views_of_random_images(make_run):
 def cache_of(run, line=2, **settings):
     with Scope(run.model, HeadOnly()(run.model, run.stream[0], None)).thawed():
         cache = Cache(run.model, line, 1, Settings(**settings), None, run.device)
-        cache.fill(run.stream[1], [], lambda x: x, None)
+        cache.fill(run.stream[1], [], lambda x: x)
     return cache
 
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError
+from frostline.costs import CostMeter
+from frostline.flops import count_flops
 from frostline.memory import digest
 from frostline.models import Staged
 from frostline.run import CACHE_DTYPES, Settings
@@ -65,18 +68,29 @@ class Cache:
         """Bytes that the rows take."""
         return sum(part[:-1].numel() * part.element_size() for part in self._parts)
 
-    def fill(self, task: Task, remembered: list[Batch], augment: Augmentation, old: "Cache | None") -> int:
-        """Compute every row, from an older cache with fewer stages where there is one; return the samples done."""
+    def fill(
+        self,
+        task: Task,
+        remembered: list[Batch],
+        augment: Augmentation,
+        old: "Cache | None" = None,
+        meter: CostMeter | None = None,
+    ) -> None:
+        """Compute every row, from an older cache with fewer stages where there is one; charge the meter's open phase."""
         room = len(task.train) + sum(map(len, remembered))
         size = self.settings.eval_batch_size
+        counted: dict[int, int] = {}  # operations by size of chunk, each counted once, outside the bill
         ids: list[Tensor] = []
         for view in range(self.views):
             place = view * room
-            for batch in _chunks(itertools.chain(task.train.batches(size), remembered), size):
-                if old is None:
-                    state = run_stages(self.model, 0, self.line, augment(batch.x))
-                else:
-                    state = run_stages(self.model, old.line, self.line, old.read(batch.index, view))
+            for batch in _chunks(itertools.chain(task.train.batches(size, samples=old is None), remembered), size):
+                first, x = (0, augment(batch.x)) if old is None else (old.line, old.read(batch.index, view))
+                if meter is not None:
+                    if len(batch) not in counted:
+                        with meter.paused():
+                            counted[len(batch)] = count_flops(partial(run_stages, self.model, first, self.line, x))
+                    meter.step(len(batch), counted[len(batch)])
+                state = run_stages(self.model, first, self.line, x)
                 if not self._parts:
                     self._allocate(room * self.views, state)
                     self._single = len(state) == 1
@@ -89,7 +103,6 @@ class Cache:
         self._slots = torch.full((int(known.max()) + 2,), room * self.views, device=self.device)
         self._slots[known] = torch.arange(room, device=self.device)
         self.count = room
-        return room * self.views
 
     def read(self, index: Tensor, view: int | None = None) -> Tensor | tuple[Tensor, ...]:
         """Return the rows of the samples with these ids, each of a variant drawn at random unless one is named."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from frostline.activations import Cache, frost_line, prefix_digest, run_stages
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError
+from frostline.costs import CostMeter
 from frostline.models import Staged
 from frostline.run import Run, Settings
 from frostline.scope import Scope
@@ -71,7 +72,7 @@ class Prefix:
         if self._resumed:  # what a kill took is built again, as it was; the bill has it already
             self._resumed = False
             if self.run.cached[0]:
-                self._build(*self.run.cached, old=None)
+                self._build(*self.run.cached)
             return
         model, old = self.run.model, self.cache
         line, views, reason = self._decide(epochs_left)
@@ -81,20 +82,20 @@ class Prefix:
             elif line <= old.line:
                 return  # good as it is
         if line:
-            with self.run.meter.phase("cache", self.task.index, count=True) as row:
-                self.run.meter.step(self._build(line, views, old))
+            with self.run.meter.phase("cache", self.task.index) as row:
+                self._build(line, views, old, self.run.meter)
                 row.stored_bytes = self.nbytes
             self._note({"used": True, **self._facts(scope)})
         elif old is None:
             self._note({"used": False, "reason": reason})
         self.run.cached = [self.line, max(1, views)]
 
-    def _build(self, line: int, views: int, old: "Cache | None") -> int:
+    def _build(self, line: int, views: int, old: Cache | None = None, meter: CostMeter | None = None) -> None:
         run = self.run
         assert isinstance(run.model, Staged)
         self.cache = Cache(run.model, line, views, run.settings, run.scratch, run.device)
         self._tail, self._head = run.model.stages()[line:], run.model.head
-        return self.cache.fill(self.task, list(run.strategy.remembered() or ()), self.augment, old)
+        self.cache.fill(self.task, list(run.strategy.remembered() or ()), self.augment, old, meter)
 
     def _facts(self, scope: Scope) -> dict[str, object]:
         cache, model = self.cache, scope.model

@@ -44,8 +44,8 @@ def learn(run: Run, task: Task) -> None:
     """
     steps = -(-len(task.train) // run.settings.batch_size)
     total = steps * run.settings.epochs
-    fresh = run.thawed is None
-    if run.thawed is None or run.change is None:
+    fresh = run.change is None
+    if run.change is None:
         with run.meter.phase("select", task.index, count=True) as row:
             names = run.selector(run.model, task, task_costs(run, task))
             run.thawed = sorted(names)
