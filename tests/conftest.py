@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from frostline import training
 from frostline.costs import CostMeter
+from frostline.flops import FlopCounter
 from frostline.models import mlp
 from frostline.rng import derive
 from frostline.run import Run, Settings
@@ -86,3 +88,19 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return start
+
+
+@pytest.fixture
+def count_every_step(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Put a counter around every training step from now on; the list holds what each took. Probes are not steps."""
+    counts: list[int] = []
+    plain = training.train_step
+
+    def watched(*args: Any) -> Any:
+        with FlopCounter() as counter:
+            result = plain(*args)
+        counts.append(counter.total)
+        return result
+
+    monkeypatch.setattr(training, "train_step", watched)
+    return counts

@@ -16,8 +16,8 @@ from frostline.checks import UsageError
 from frostline.costs import CostMeter
 from frostline.flops import count_flops
 from frostline.memory import digest
-from frostline.models import Staged
 from frostline.run import CACHE_DTYPES, Settings
+from frostline.scope import Staged
 from frostline.types import Batch, Task
 
 

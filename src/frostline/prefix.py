@@ -10,9 +10,8 @@ from frostline.activations import Cache, frost_line, prefix_digest, run_stages
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError
 from frostline.costs import CostMeter
-from frostline.models import Staged
 from frostline.run import Run, Settings
-from frostline.scope import Scope
+from frostline.scope import Scope, Staged
 from frostline.types import Batch, Task
 
 
@@ -71,8 +70,9 @@ class Prefix:
         """Build, lengthen or drop the cache, as this stretch's scope allows and repays."""
         if self._resumed:  # what a kill took is built again, as it was; the bill has it already
             self._resumed = False
-            if self.run.cached[0]:
-                self._build(*self.run.cached)
+            line, views = self.run.cached
+            if line:
+                self._build(line, views)
             return
         model, old = self.run.model, self.cache
         line, views, reason = self._decide(epochs_left)

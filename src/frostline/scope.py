@@ -1,11 +1,29 @@
 """Scope: the model and the names of the parameters that this task may change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from frostline.checks import UsageError, nearest
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A model that is its stages one after another and then its head: all that is needed to cut it anywhere.
+
+    A stage takes what the one before it returned: a tensor, or a tuple of tensors whose first dimension is the sample.
+    """
+
+    @property
+    def head(self) -> Any:
+        """What makes logits [B, C] of (the last stage's output, visible)."""
+        ...
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the stages, shallow first."""
+        ...
 
 
 def layers(model: nn.Module) -> dict[str, tuple[str, ...]]:

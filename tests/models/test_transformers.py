@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from frostline.models import Classifier, Staged, huggingface, minilm, timm_vit, vit
+from frostline.models import Classifier, huggingface, minilm, timm_vit, vit
 from frostline.models.huggingface import staged
+from frostline.scope import Staged
 from frostline.torchvision_schemas import torchvision
 
 torchvision()  # transformers and timm import it

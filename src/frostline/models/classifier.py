@@ -1,27 +1,7 @@
 """The one shape that every model has: blocks in order of depth, then a head."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
-
 import torch
 from torch import Tensor, nn
-
-
-@runtime_checkable
-class Staged(Protocol):
-    """A model that is its stages one after another and then its head: all that is needed to cut it anywhere.
-
-    A stage takes what the one before it returned: a tensor, or a tuple of tensors whose first dimension is the sample.
-    """
-
-    @property
-    def head(self) -> Any:
-        """What makes logits [B, C] of (the last stage's output, visible)."""
-        ...
-
-    def stages(self) -> Sequence[nn.Module]:
-        """Return the stages, shallow first."""
-        ...
 
 
 class Head(nn.Linear):

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +12,7 @@ from frostline.costs import StepCosts, TaskCosts
 from frostline.rng import generator
 from frostline.scope import head, layers
 from frostline.selectors.base import Selector
+from frostline.selectors.program import Program
 from frostline.selectors.scores import fisher, rgn, spectrum
 from frostline.types import Task
 
@@ -98,66 +98,23 @@ def solve(
 ) -> list[bool]:
     """Return which groups of parameters to thaw: the largest sum of values within fraction * C_full.
 
-    The program has a binary for each group ('thawed') and a number in [0, 1] for each piece of the backward pass that
-    several groups can make necessary ('the gradient passes'), which is at least each of those groups' binaries; with
-    `reuse` below 1 also one for each stage ('runs at every step'), at least that of the stage before it.
+    With `reuse` below 1 a stage runs at every step only if it or one before it thaws, and else for that share of the steps.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import lil_array
-
-    place = {n: number for number, own in enumerate(groups) for n in own}
-    columns = len(groups)
-    price = dict.fromkeys(range(columns), 0.0)
-    spent = float(costs.forward)
-    at_least: list[tuple[int, int]] = []  # (x, y): variable x >= variable y
-
-    def passes(cost: float, names: frozenset[str], floor: int | None = None) -> int | None:
-        """Price a piece that any of `names` makes necessary; return its variable, None where it is always so."""
-        nonlocal columns, spent
-        if names & always:
-            spent += cost
-            return None
-        owners = {place[n] for n in names if n in place}
-        if len(owners) == 1 and floor is None:
-            only = owners.pop()
-            price[only] += cost
-            return only
-        variable, columns = columns, columns + 1
-        price[variable] = cost
-        at_least.extend((variable, owner) for owner in owners)
-        if floor is not None:
-            at_least.append((variable, floor))
-        return variable
-
+    program = Program(groups, always)
+    program.spent = float(costs.forward)
     for cost, names in costs.terms:
-        passes(cost, names)
+        program.piece(cost, names)
     if reuse < 1.0:
-        spent -= (1 - reuse) * sum(cost for cost, _ in costs.stages)
-        running: int | None = None
+        before: int | None = None  # whether the stages so far run at every step
         for number, (cost, names) in enumerate(costs.stages):
-            if number and running is None:  # a stage before always changes: so does the activation from here on
-                spent += (1 - reuse) * cost
+            program.spent -= (1 - reuse) * cost
+            if number and before is None:  # one before always thaws, so this one always runs
+                program.spent += (1 - reuse) * cost
             else:
-                running = passes((1 - reuse) * cost, names, running)
-    rows = lil_array((len(at_least) + 1, columns))
-    lower, upper = np.full(len(at_least) + 1, -np.inf), np.zeros(len(at_least) + 1)
-    for number, (x, y) in enumerate(at_least):
-        rows[number, x], rows[number, y] = -1, 1
-    for variable, cost in price.items():
-        rows[len(at_least), variable] = cost / costs.full
-    top = max(values, default=1.0) or 1.0
-    objective = np.zeros(columns)
-    objective[: len(groups)] = [-v / top for v in values]
-    for slack in (1e-9, -1e-6):  # in shares of a full step; the solver's tolerance may let the first one go too far
-        upper[-1] = fraction - spent / costs.full + slack
-        answer = milp(
-            objective,
-            integrality=(np.arange(columns) < len(groups)).astype(int),
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(rows.tocsr(), lower, upper),  # type: ignore[arg-type]
-            options={"mip_rel_gap": 0.0},
-        )
-        taken = [False] * len(groups) if answer.x is None else [bool(round(x)) for x in answer.x[: len(groups)]]
+                before = program.piece((1 - reuse) * cost, names, before)
+    taken: list[bool] = []
+    for slack in (1e-9, -1e-6):  # the solver's tolerance may let the first one go too far
+        taken = program.maximise(values, (fraction + slack) * costs.full, costs.full)
         names = always.union(*(own for own, t in zip(groups, taken, strict=True) if t))
         if costs.cached(names, reuse) <= fraction * costs.full:
             break

@@ -22,6 +22,7 @@ def image_folder(
     validation: float = 0.0,
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
+    test_samples_per_class: int | None = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -60,6 +61,6 @@ def image_folder(
     groups = class_groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
     return assemble(
         "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
-        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task, online=online,
-        seed=seed,
+        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
+        test_samples_per_class=test_samples_per_class, online=online, seed=seed,
     )  # fmt: skip
