@@ -56,7 +56,7 @@ class Cache:
 
     def __post_init__(self) -> None:
         self.digest = prefix_digest(self.model, self.line)
-        self._largest = torch.zeros((), dtype=torch.int64, device=self.device)  # row read so far
+        self._asked: list[Tensor] = [torch.zeros(1, dtype=torch.int64, device=self.device)]  # rows not looked at so far
         self.count = 0
         self.in_file = False
         self._parts: list[Tensor] = []
@@ -106,8 +106,10 @@ class Cache:
 
     def read(self, index: Tensor, view: int | None = None) -> Tensor | tuple[Tensor, ...]:
         """Return the rows of the samples with these ids, each of a variant drawn at random unless one is named."""
-        rows = self._slots[index.clamp(max=len(self._slots) - 1)]
-        torch.maximum(self._largest, rows.amax(), out=self._largest)  # looked at when the stretch ends: no waiting here
+        rows = self._slots.index_select(0, index.clamp(max=len(self._slots) - 1))
+        self._asked.append(rows)  # looked at when the stretch ends: no waiting here, and no work
+        if len(self._asked) > 1024:
+            self._asked = [torch.cat(self._asked).amax(0, keepdim=True)]
         if self.views > 1:
             drawn = torch.randint(self.views, rows.shape, device=rows.device) if view is None else view
             rows = (rows + self.count * drawn).clamp(max=self.count * self.views)
@@ -119,7 +121,7 @@ class Cache:
 
     def missed(self) -> bool:
         """Tell whether any id that was read had no row; what came back for it was not a number."""
-        return int(self._largest) == self.count * self.views
+        return int(torch.cat(self._asked).max()) == self.count * self.views
 
     def _allocate(self, rows: int, state: tuple[Tensor, ...]) -> None:
         self._dtypes = [value.dtype for value in state]

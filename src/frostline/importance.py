@@ -49,6 +49,7 @@ def squared_gradients(
         for batch in batches:
             count += len(batch)
             mask = task.mask(batch)
+            mask = None if mask is None else mask.expand(len(batch), -1)  # one row an example, also where all are alike
             if labels == "empirical":
                 add(batch, batch.y, mask)
                 continue

@@ -32,9 +32,7 @@ def train_step(
     if strategy.uses("penalty"):
         loss = loss + strategy.penalty(scope, batch, logits)
     if optimizer is not None:
-        for (
-            p
-        ) in scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer than a small step
+        for p in scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer
             p.grad = None
     loss.backward()
     grads: dict[str, Tensor] = {}

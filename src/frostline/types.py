@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -113,8 +114,16 @@ class Task:
     visible: Tensor | None = None
 
     def mask(self, batch: Batch) -> Tensor | None:
-        """Return the visible classes of each sample, [B, C], or None."""
-        return None if self.visible is None else self.visible[batch.task]
+        """Return the visible classes: [C] where all samples share them, else of each sample, [B, C]; None where all are."""
+        if self.visible is None:
+            return None
+        return self.visible[batch.task] if self._shared is None else self._shared
+
+    @cached_property
+    def _shared(self) -> Tensor | None:
+        """The classes among which samples of every task are decided, if they are the same ones."""
+        rows = self.visible
+        return None if rows is None or bool((rows != rows[self.index]).any()) else rows[self.index]
 
     def learning_from(self, train: Source) -> "Task":
         """Return this task with other training data."""

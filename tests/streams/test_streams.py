@@ -29,7 +29,7 @@ def test_split_gives_every_sample_once(scenario):
 def test_visible_classes():
     by_class, by_task = from_arrays("digits", scenario="class"), from_arrays("digits", scenario="task")
     batch = next(iter(by_class[1].train.batches(4)))
-    assert by_class[1].mask(batch)[0].tolist() == [True] * 4 + [False] * 6
+    assert by_class[1].mask(batch).tolist() == [True] * 4 + [False] * 6  # the same for every sample: one row
     assert by_task[1].mask(batch)[0].tolist() == [False] * 2 + [True] * 2 + [False] * 6
     # a test sample is decided among what had been seen; one of a later task, among what its own turn makes visible
     assert by_class.visible_at(3, 0).sum() == 8

@@ -10,7 +10,7 @@ class Head(nn.Linear):
     def forward(self, input: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return logits [B, C] from features [B, D]; -inf where visible ([C] or [B, C] bool) is False."""
         logits = super().forward(input)
-        return logits if visible is None else logits.masked_fill(~visible, -torch.inf)
+        return logits if visible is None else torch.where(visible, logits, -torch.inf)
 
 
 class Classifier(nn.Module):

@@ -43,13 +43,14 @@ class TensorSource:
         if order is not None:
             rows, y = rows[order], y[order]
         rows, y = rows.to(self.x.device), y.to(self.x.device)
-        ids = rows + self._first_id
-        for first in range(start * size, len(rows), size):
-            part = slice(first, first + size)
-            count = len(y[part])
-            x = self.x.index_select(0, rows[part]) if samples else self.x.new_empty((count, 0))
+        rows, y = rows[start * size :], y[start * size :]
+        if not len(rows):
+            return
+        columns = (rows, y, self._task[: len(rows)], rows + self._first_id)  # cut up once an epoch, not once a step
+        for row, label, task, index in zip(*(column.split(size) for column in columns), strict=True):
+            x = self.x.index_select(0, row) if samples else self.x.new_empty((len(label), 0))
             x = self.transform(x) if samples and self.transform is not None else x
-            yield Batch(x, y[part], self._task[:count], ids[part])
+            yield Batch(x, label, task, index)
 
 
 class LoaderSource:
