@@ -23,7 +23,7 @@ lint: $(VENV)/.ready
 	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/speed/overhead.py
+	$(BIN)/python benchmarks/speed/loops.py
 	$(BIN)/python benchmarks/speed/partial.py
 
 clean:

@@ -26,6 +26,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from frostline.checks import UsageError
 from frostline.costs import CostMeter
+from frostline.lesson import Lesson
 from frostline.models import minilm, mlp, slim_resnet18, vit
 from frostline.prefix import Prefix
 from frostline.results import environment
@@ -107,7 +108,7 @@ def train(case: Case, rule: Selector, cached: bool) -> dict[str, float]:
         epochs=EPOCHS, batch_size=case.batch_size, reference_steps=0, prefix_cache="on" if cached else "off"
     )
     run = Run(model, case.stream, Finetune(), rule, case.optimizer, CostMeter(), settings)
-    learn(run, case.stream[0])
+    learn([Lesson(run, case.stream[0])])
     rows = [row for row in run.meter.rows if row.phase in ("train", "cache")]
     state = run.state_bytes[-1]
     assert run.change is not None

@@ -31,6 +31,7 @@ class Saver:
 
     def __call__(self, state: dict[str, Any]) -> None:
         """Save the state."""
+        state = _compact(state)
         if self.delta:
             state = {**state, "model": self._changes(state["model"])}
         with atomic_write(self.folder / NAME, "wb") as f:
@@ -54,6 +55,16 @@ class Saver:
 
     def _against(self, now: dict[str, Tensor]) -> dict[str, Tensor]:
         return {n: v for n, v in now.items() if n not in self._base or not torch.equal(v, self._base[n])}
+
+
+def _compact(value: Any) -> Any:
+    """Return nested values with a copy of each tensor that is a part of a larger one: torch.save would write all of that."""
+    if isinstance(value, Tensor):
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole else value.detach().clone()
+    if isinstance(value, dict):
+        return {k: _compact(v) for k, v in value.items()}
+    return [_compact(v) for v in value] if isinstance(value, list) else value
 
 
 def _weights(path: Path) -> dict[str, Tensor]:

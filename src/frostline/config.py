@@ -23,12 +23,15 @@ BUILT = ("stream", "model", "selector", "optimizer")  # sections with a _target_
 class TrainerConfig:
     """How to train."""
 
+    seeds: list[int] | None = None
     epochs: int = 1
     batch_size: int = 128
     eval_batch_size: int = 512
     augment: list[str] = field(default_factory=list)
     device: str = "auto"
     threads: int | None = None
+    channels_last: str = "auto"
+    fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
     checkpoint_every_s: float = 60.0
@@ -123,6 +126,12 @@ def check(cfg: DictConfig) -> None:
     for key in ("weight_decay", "momentum"):
         in_range(f"optimizer.{key}", cfg.optimizer.get(key), 0)
     in_range("seed", cfg.seed, 0)
+    seeds = cfg.trainer.seeds
+    if seeds is not None:
+        for seed in seeds:
+            in_range("trainer.seeds", seed, 0)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise UsageError(f"trainer.seeds={list(seeds)}: expected different seeds, such as trainer.seeds=[0,1,2,3].")
     in_range("trainer.threads", cfg.trainer.threads, 1)
     one_of("cost.energy", cfg.cost.energy, ("off", "codecarbon"))
     one_of("tracking.name", cfg.tracking.name, ("none", "wandb"))

@@ -1,11 +1,12 @@
 """One run from its configuration: build the parts, train, and leave the results in the run's folder."""
 
+import copy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import InstantiationException
@@ -13,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from frostline import checkpoints, results
+from frostline.acceleration import with_fused, with_layout
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError, one_of
 from frostline.config import DictConfig, check, differences, plain
@@ -20,6 +22,7 @@ from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.evaluation import evaluation_data
 from frostline.prefix import check_settings
 from frostline.report.figures import run_figures
+from frostline.report.seeds import SeedsReport
 from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
 from frostline.run import Observer, Run, Settings
@@ -35,32 +38,90 @@ MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is lear
 )  # fmt: skip
 
 
-def execute(cfg: DictConfig, folder: Path, state: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Train as `cfg` says, from the start or from a checkpoint's `state`; return the content of result.json."""
+class Job(NamedTuple):
+    """One run to do: its configuration, its folder, and the checkpoint that it goes on from."""
+
+    cfg: DictConfig
+    folder: Path
+    state: dict[str, Any] | None = None
+
+
+def execute(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
+    """Train as `cfg` says; return the content of each run's result.json: one, or one a seed of trainer.seeds."""
     check(cfg)
-    config = plain(cfg)
-    device = choose_device(cfg.trainer.device)
-    if cfg.trainer.threads is not None:
-        torch.set_num_threads(cfg.trainer.threads)
+    return _execute(_jobs(cfg, folder))
+
+
+def _jobs(cfg: DictConfig, folder: Path) -> list[Job]:
+    if cfg.trainer.seeds is None:
+        return [Job(cfg, folder)]
+    return [Job(_with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds]
+
+
+def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
+    """Return the configuration of an ordinary run with this seed, and with all that is interpolated from it."""
+    own = copy.deepcopy(cfg)
+    own.seed, own.trainer.seeds = seed, None
+    return own
+
+
+def _execute(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    first = jobs[0].cfg
+    device = choose_device(first.trainer.device)
+    if first.trainer.threads is not None:
+        torch.set_num_threads(first.trainer.threads)
     with ExitStack() as cleanup:
-        run, writer = _build(cfg, config, device, folder, cleanup)
-        if state is not None:
-            run.load_state_dict(state)
+        reporter: Observer = TerminalReport(" + ".join(first.strategy))
+        if len(jobs) > 1:
+            reporter = SeedsReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs])
+        built = []
+        for number, job in enumerate(jobs):
+            run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
+            if job.state is not None:
+                run.load_state_dict(job.state)
+            if len(jobs) > 1:
+                run.keep_draws()
+            built.append((run, writer))
         try:
-            run_stream(run)
+            run_stream(*(run for run, _ in built))
         except BaseException as error:
-            writer.write(run, "failed", f"{type(error).__name__}: {error}")
+            for run, writer in built:
+                writer.write(run, "failed", f"{type(error).__name__}: {error}")
             raise
-        content = writer.write(run, "complete")
-        run_figures(folder, content)
-        for observer in run.observers:
-            observer.finished(content, folder)
-    return content
+        contents = []
+        for (run, writer), job in zip(built, jobs, strict=True):
+            contents.append(writer.write(run, "complete"))
+            run_figures(job.folder, contents[-1])
+            for observer in run.observers:
+                observer.finished(contents[-1], job.folder)
+        if isinstance(reporter, SeedsReport):
+            reporter.summary(contents, jobs[0].folder.parent)
+    return contents
 
 
-def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Go on with the run in `folder`, under the configuration it was started with."""
-    state = checkpoints.load(folder)
+def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
+    """Go on with the run in `folder`, or with the runs of several seeds, under the configuration they were started with."""
+    seeds = sorted(folder.glob("seed_*"), key=lambda path: int(path.name[5:]) if path.name[5:].isdigit() else -1)
+    if (folder / checkpoints.NAME).is_file() or not any((path / checkpoints.NAME).is_file() for path in seeds):
+        seeds = [folder]  # one run; where there is none, the error says so
+    states = {path: checkpoints.load(path) for path in seeds if len(seeds) == 1 or (path / checkpoints.NAME).is_file()}
+    jobs = []
+    for path in seeds:
+        if path in states:
+            stored = _stored(cfg, states[path], path, overrides)
+        else:  # killed before its first checkpoint
+            stored = _with_seed(_stored(cfg, next(iter(states.values())), path, overrides), int(path.name[5:]))
+        state = states.get(path)
+        if state is None or state["position"][0] < state["tasks"]:
+            jobs.append(Job(stored, path, state))
+    if not jobs:
+        print(f"frostline: the run in {folder} is already complete.")
+        return [results.read(path) for path in seeds]
+    return _execute(jobs)
+
+
+def _stored(cfg: DictConfig, state: dict[str, Any], folder: Path, overrides: list[str]) -> DictConfig:
+    """Return the configuration that a checkpoint was taken under, with what may be given anew; refuse other changes."""
     stored = DictConfig(state["config"])
     given = [o.lstrip("+~").partition("=")[0] for o in overrides if not o.startswith("resume=")]
     if "seed" not in given:
@@ -76,10 +137,7 @@ def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> dict[str, Any
                     f"resume={str(folder)!r}: that run was started with {path}={old!r}, not {new!r}. Leave {key} out to "
                     "go on with it, or start a new run without resume."
                 )
-    if state["position"][0] >= state["tasks"]:
-        print(f"frostline: the run in {folder} is already complete.")
-        return results.read(folder)
-    return execute(stored, folder, state)
+    return stored
 
 
 def choose_device(name: str) -> torch.device:
@@ -115,9 +173,11 @@ def build_strategy(cfg: DictConfig) -> Strategy:
 
 
 def _build(
-    cfg: DictConfig, config: dict[str, Any], device: torch.device, folder: Path, cleanup: ExitStack
+    job: Job, device: torch.device, reporters: list[Observer], cleanup: ExitStack, among: int
 ) -> tuple[Run, "ResultWriter"]:
     """Build every part. The small ones come first: a bad setting is found before data are read."""
+    cfg, folder, config = job.cfg, job.folder, plain(job.cfg)
+    folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(cfg)
     strategy, selector = build_strategy(cfg), build(cfg.selector)
     prices = Prices(cfg.cost.price_per_hour, cfg.cost.electricity_price_per_kwh)
@@ -129,18 +189,19 @@ def _build(
         stream = build(cfg.stream, seed=cfg.seed, device=str(device))
         torch.manual_seed(derive(cfg.seed, "model"))
         model = build(cfg.model, shape=stream.shape, classes=stream.classes).to(device)
+        model = with_layout(model, settings.channels_last)
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
     check_settings(settings, model)
     Augmentation(settings.augment)(next(iter(stream[0].train.batches(1))).x)  # refuses samples that are no images
     evaluation_data(stream[0], settings.evaluate_on)
-    optimizer = build(cfg.optimizer)
+    optimizer = with_fused(build(cfg.optimizer), settings.fused)
     optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
     writer = ResultWriter(folder, config)
     observers: list[Observer] = [
-        TerminalReport(" + ".join(config["strategy"])),
+        *reporters,
         writer,
-        *tracker(cfg.tracking, folder, config),
+        *tracker(cfg.tracking, folder, config, among),
     ]
     for observer in observers:
         cleanup.callback(observer.close)

@@ -1,8 +1,9 @@
 """Optimizers over what is thawed and nothing else: their state, and the rates that a selector scales."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from frostline.memory import tensor_bytes
 from frostline.run import Run, to_device
@@ -22,16 +23,19 @@ def open_optimizer(run: Run, scope: Scope) -> torch.optim.Optimizer:
         for name, p in named:
             if name in run.optimizer_memory:
                 state = run.optimizer_memory[name]
-                optimizer.state[p] = {k: to_device(v, p.device) if k != "step" else v for k, v in state.items()}
-    set_rates(optimizer, scope, run.change.rates)
+                on_host = not optimizer.defaults.get("fused")  # where torch keeps the count of steps
+                optimizer.state[p] = {
+                    k: v if k == "step" and on_host else to_device(v, p.device) for k, v in state.items()
+                }
+    set_rates(optimizer, scope.parameters, run.change.rates)
     run.open_optimizer = optimizer
     return optimizer
 
 
-def set_rates(optimizer: torch.optim.Optimizer, scope: Scope, rates: Mapping[str, float]) -> None:
-    """Scale the learning rate of each parameter of the scope."""
+def set_rates(optimizer: torch.optim.Optimizer, names: Iterable[str], rates: Mapping[str, float]) -> None:
+    """Scale the learning rates of the parameters, which the optimizer has in the order of `names`."""
     if rates:
-        for group, name in zip(optimizer.param_groups, scope.parameters, strict=True):
+        for group, name in zip(optimizer.param_groups, names, strict=True):
             group["lr"] = optimizer.defaults["lr"] * rates.get(name, 1.0)
 
 
@@ -46,6 +50,48 @@ def close_optimizer(run: Run, scope: Scope, staying: frozenset[str]) -> None:
     else:
         run.optimizer_memory = {name: state for name, state in states.items() if name in staying}
     run.open_optimizer = None
+
+
+def stack_optimizers(
+    factory: Callable[..., torch.optim.Optimizer],
+    optimizers: Sequence[torch.optim.Optimizer],
+    scopes: Sequence[Scope],
+    stacked: Mapping[str, Tensor],
+) -> torch.optim.Optimizer:
+    """Return one optimizer over the stacked parameters [S, ...] that goes on from the state of S equal ones.
+
+    Every update that works element by element is the same on a stack; one that takes a norm over a tensor would mix seeds.
+    """
+    first = optimizers[0]
+    names = list(scopes[0].parameters)
+    grouped = len(first.param_groups) > 1
+    together = factory([{"params": [stacked[n]]} for n in names] if grouped else [stacked[n] for n in names])
+    for group, old in zip(together.param_groups, first.param_groups, strict=True):
+        group.update({key: value for key, value in old.items() if key != "params"})
+    for name in names:
+        states = [o.state[s.parameters[name]] for o, s in zip(optimizers, scopes, strict=True)]
+        shape = scopes[0].parameters[name].shape
+        for key, value in states[0].items():
+            whole = isinstance(value, Tensor) and value.shape == shape
+            together.state[stacked[name]][key] = torch.stack([state[key] for state in states]) if whole else value
+    return together
+
+
+def unstack_optimizer(
+    together: torch.optim.Optimizer,
+    own: torch.optim.Optimizer,
+    scope: Scope,
+    place: int,
+    stacked: Mapping[str, Tensor],
+) -> None:
+    """Give one of the S optimizers its part of the common state."""
+    for name, p in scope.parameters.items():
+        own.state[p] = {
+            key: value[place] if isinstance(value, Tensor) and value.shape == stacked[name].shape else value
+            for key, value in together.state[stacked[name]].items()
+        }
+    for group, other in zip(own.param_groups, together.param_groups, strict=True):
+        group["lr"] = other["lr"]
 
 
 def _note_bytes(run: Run, scope: Scope, optimizer: torch.optim.Optimizer) -> None:

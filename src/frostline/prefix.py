@@ -66,6 +66,15 @@ class Prefix:
             state = stage(state)
         return self._head(state, mask)
 
+    def entrance(self, batch: Batch) -> Tensor | tuple[Tensor, ...]:
+        """Return what the first stage that runs takes: the samples, or cached activations."""
+        return self.augment(batch.x) if self.cache is None else self.cache.read(batch.index)
+
+    @property
+    def random(self) -> bool:
+        """Whether what a batch enters as is drawn at random."""
+        return bool(self.augment) if self.cache is None else self.cache.views > 1
+
     def open(self, scope: Scope, epochs_left: float) -> None:
         """Build, lengthen or drop the cache, as this stretch's scope allows and repays."""
         if self._resumed:  # what a kill took is built again, as it was; the bill has it already

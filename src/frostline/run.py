@@ -1,6 +1,7 @@
 """Run: all that a run is made of, how far it has come, and who watches it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Settings:
     batch_size: int = 128
     eval_batch_size: int = 512
     augment: Sequence[str] = ()
+    channels_last: str = "auto"
+    fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
     checkpoint_every_s: float = 60.0
@@ -46,9 +49,10 @@ class Settings:
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
         in_range("cost.reference_steps", self.reference_steps, 0)
+        for name in ("channels_last", "fused", "prefix_cache"):
+            one_of(f"trainer.{name}", getattr(self, name), ("auto", "on", "off"))
         one_of("trainer.optimizer_state", self.optimizer_state, ("reset", "keep"))
         one_of("trainer.evaluate_on", self.evaluate_on, ("test", "validation"))
-        one_of("trainer.prefix_cache", self.prefix_cache, ("auto", "on", "off"))
         one_of("trainer.prefix_cache_dtype", self.prefix_cache_dtype, CACHE_DTYPES)
         Augmentation(self.augment)
 
@@ -116,6 +120,29 @@ class Run:
     resumed_optimizer: dict[str, Any] | None = None
     step_flops: dict[tuple, tuple[int, int]] = field(default_factory=dict)
     evaluation_flops: dict[tuple, int] = field(default_factory=dict)
+    draws: list[Tensor] | None = None  # this run's random state, CPU and GPU, where other runs use the generators too
+    _drawing: bool = False
+
+    def keep_draws(self) -> None:
+        """Make the present state of torch's generators this run's own."""
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        self.draws = [torch.get_rng_state(), *cuda]
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let torch's generators go on from where this run left them, where several runs share them."""
+        if self.draws is None or self._drawing:
+            yield
+            return
+        torch.set_rng_state(self.draws[0])
+        if len(self.draws) > 1:
+            torch.cuda.set_rng_state(self.draws[1], self.device)
+        self._drawing = True
+        try:
+            yield
+        finally:
+            self._drawing = False
+            self.keep_draws()
 
     @property
     def device(self) -> torch.device:

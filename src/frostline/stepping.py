@@ -31,14 +31,14 @@ def train_step(
     loss = strategy.criterion(batch, logits)
     if strategy.uses("penalty"):
         loss = loss + strategy.penalty(scope, batch, logits)
-    if optimizer is not None:
-        for p in scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer
-            p.grad = None
+    for p in scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer
+        p.grad = None
     loss.backward()
     grads: dict[str, Tensor] = {}
     if observe is not None or strategy.uses("project") or strategy.uses("after_step"):
         grads = {name: p.grad for name, p in scope.parameters.items() if p.grad is not None}
-        for name, g in strategy.project(scope, grads).items():
+        grads = strategy.project(scope, grads)
+        for name, g in grads.items():
             scope.parameters[name].grad = g
     if optimizer is not None:
         if observe is not None:
@@ -62,13 +62,25 @@ class StepCounter:
         self.known: dict[tuple, tuple[int, float]] = {}
 
     def __call__(self, batch: Batch) -> int:
-        key = (len(batch), self.run.strategy.work(len(batch)))
-        if key not in self.known:
-            with self.run.meter.paused():
-                self.known[key] = self._look_up((*self.place, *key), batch)
-        flops, full = self.known[key]
+        """Return the operations of the step on this batch; note what full fine-tuning would have taken."""
+        if not self.knows(batch):
+            self.learn(batch)
+        flops, full = self.known[self._key(batch)]
         self.run.full_flops += full
         return flops
+
+    def knows(self, batch: Batch) -> bool:
+        """Tell whether a step like this one was counted."""
+        return self._key(batch) in self.known
+
+    def learn(self, batch: Batch) -> None:
+        """Count the step, off the bill."""
+        key = self._key(batch)
+        with self.run.meter.paused():
+            self.known[key] = self._look_up((*self.place, *key), batch)
+
+    def _key(self, batch: Batch) -> tuple:
+        return (len(batch), self.run.strategy.work(len(batch)))
 
     def _look_up(self, key: tuple, batch: Batch) -> tuple[int, float]:
         """Return the operations of the step, and those of full fine-tuning on what it saw."""

@@ -17,16 +17,17 @@ from frostline.run import Observer, Run
 log = logging.getLogger(__name__)
 
 
-def tracker(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> "list[Observer]":
-    """Return what tracking=... asks for, possibly nothing."""
-    return [] if cfg.name == "none" else [WandbTracker(cfg, folder, config)]
+def tracker(cfg: DictConfig, folder: Path, config: dict[str, Any], among: int = 1) -> "list[Observer]":
+    """Return what tracking=... asks for, possibly nothing. among: how many runs of this process are open at once."""
+    return [] if cfg.name == "none" else [WandbTracker(cfg, folder, config, among)]
 
 
 class WandbTracker(Observer):
     """Log the configuration, the metrics after every task, the accuracy matrix and the ledger."""
 
-    def __init__(self, cfg: DictConfig, folder: Path, config: dict[str, Any]):
+    def __init__(self, cfg: DictConfig, folder: Path, config: dict[str, Any], among: int = 1):
         self.cfg = cfg
+        self.among = among
         self.folder = folder
         self.config = config
         self.run: Any = None
@@ -42,7 +43,8 @@ class WandbTracker(Observer):
             import wandb
 
             strategy = "+".join(self.config["strategy"])
-            sweep = self.folder.parent if (self.folder.parent / "multirun.yaml").exists() else None
+            above = self.folder.parents[1] if self.among > 1 else self.folder.parent
+            sweep = above if (above / "multirun.yaml").exists() else self.folder.parent if self.among > 1 else None
             self.run = wandb.init(
                 project=self.cfg.project,
                 entity=self.cfg.entity,
@@ -50,6 +52,7 @@ class WandbTracker(Observer):
                 dir=str(self.folder),
                 id=hashlib.sha1(f"{platform.node()}:{self.folder.resolve()}".encode()).hexdigest()[:12],
                 resume="allow",
+                reinit="create_new" if self.among > 1 else None,
                 name=f"{strategy}-seed{self.config['seed']}",
                 group=self.cfg.group or (sweep.name if sweep else None),
                 tags=[*self.cfg.tags, strategy, *(["sweep"] if sweep else [])],

@@ -1,6 +1,7 @@
 """Every strategy with every selector: what holds for all of them."""
 
 import copy
+import functools
 import itertools
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ def names(group: str) -> list[str]:
     return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
 
 
+@functools.cache
 def configured(*overrides: str):
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

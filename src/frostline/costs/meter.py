@@ -80,6 +80,8 @@ class CostMeter:
         self.rows: list[LedgerRow] = []
         self.unbilled_seconds = 0.0
         self._open: LedgerRow | None = None
+        self._among = 1
+        self._paused = False
         self._clock = 0.0
 
     @property
@@ -97,11 +99,12 @@ class CostMeter:
         row.flops += flops
 
     @contextmanager
-    def phase(self, name: str, task: int | None = None, *, count: bool = False) -> Iterator[LedgerRow]:
+    def phase(self, name: str, task: int | None = None, *, count: bool = False, among: int = 1) -> Iterator[LedgerRow]:
         """Open the row (task, name), or go on with it where a checkpoint or another phase left it half done.
 
         count: let the flop counter itself watch the whole phase. For work that is done once a task; it costs some
-        microseconds per operator, so the training loop is not counted like this.
+        microseconds per operator, so the training loop is not counted like this. among: how many runs the machine works
+        for in this phase, all at once; each is charged its share of the time.
         """
         one_of("phase", name, PHASES)
         if self._open is not None:
@@ -110,7 +113,7 @@ class CostMeter:
         if row is None:
             row = LedgerRow(task, name)
             self.rows.append(row)
-        self._open = row
+        self._open, self._among = row, among
         _reset_peak_memory(self.device)
         self._start()
         try:
@@ -127,16 +130,18 @@ class CostMeter:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep a stretch inside a phase off the bill."""
-        if self._open is None:
+        if self._open is None or self._paused:
             yield
             return
         self._stop()
+        self._paused = True
         begin = time.perf_counter()
         try:
             yield
         finally:
             self._synchronise()
-            self.unbilled_seconds += time.perf_counter() - begin
+            self.unbilled_seconds += (time.perf_counter() - begin) / self._among
+            self._paused = False
             self._start()
 
     def _synchronise(self) -> None:
@@ -151,14 +156,14 @@ class CostMeter:
 
     def _stop(self) -> None:
         self._synchronise()
-        seconds = time.perf_counter() - self._clock
+        seconds = (time.perf_counter() - self._clock) / self._among
         row = self.row
         row.seconds += seconds
         row.peak_memory_bytes = max(row.peak_memory_bytes, _peak_memory(self.device))
         if self.energy is not None:
             joules, carbon = self.energy.stop()
-            row.energy_joules = (row.energy_joules or 0.0) + joules
-            row.co2e_kg = (row.co2e_kg or 0.0) + carbon
+            row.energy_joules = (row.energy_joules or 0.0) + joules / self._among
+            row.co2e_kg = (row.co2e_kg or 0.0) + carbon / self._among
             row.energy_source = self.energy.source
         row.usd = self.prices.usd(row.seconds, row.energy_joules)
 

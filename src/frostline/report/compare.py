@@ -177,11 +177,12 @@ def _table(groups: list[Group]) -> Table:
     for column in shown:
         table.add_column({"flops": "FLOPs", "usd": "USD"}.get(column, column), justify="right", no_wrap=True)
     for group in sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0]):
-        table.add_row(group.label, str(len(group.runs)), *(_cell(column, group.interval(column)) for column in shown))
+        table.add_row(group.label, str(len(group.runs)), *(cell(column, group.interval(column)) for column in shown))
     return table
 
 
-def _cell(column: str, interval: tuple[float, float] | None) -> str:
+def cell(column: str, interval: tuple[float, float] | None) -> str:
+    """Return a mean and the half-width of its interval as text."""
     if interval is None:
         return "-"
     mean, half = interval

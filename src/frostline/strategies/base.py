@@ -46,7 +46,7 @@ class Strategy:
         return grads
 
     def after_step(self, scope: Scope, grads: Grads) -> None:
-        """Look at the step just taken."""
+        """Look at the step just taken; `grads` are those that it was taken with."""
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Remember what must not be lost; charged to the phase `consolidate`."""

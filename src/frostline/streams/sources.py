@@ -35,6 +35,20 @@ class TensorSource:
     def nbytes(self) -> int:
         return len(self) * (self.x[0].numel() * self.x.element_size() + self._y.element_size())
 
+    def shares_samples(self, other: object) -> bool:
+        """Tell whether another source's samples are rows of the same tensor, as they are, under the same ids."""
+        return (
+            isinstance(other, TensorSource)
+            and self.x.data_ptr() == other.x.data_ptr()
+            and self.x.shape == other.x.shape
+            and self._first_id == other._first_id
+            and self.transform is other.transform is None
+        )
+
+    def fetch(self, index: Tensor) -> Tensor:
+        """Return the samples with these ids."""
+        return self.x.index_select(0, index - self._first_id)
+
     def batches(
         self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
     ) -> Iterator[Batch]:

@@ -1,0 +1,196 @@
+"""How fast the training loop is: beside the floor (a bare loop of the same mathematics) and beside Avalanche 0.6.
+
+    python benchmarks/speed/loops.py                       # needs the full Fashion-MNIST
+    python benchmarks/speed/loops.py --models mlp --rounds 3
+
+Every side of a model runs once in each round, in rotating order, from the same weights; a round's ratios are taken within
+the round, and the figures are medians. Milliseconds are those of a training step, over all steps of the stream; what comes
+once a task (importances, filling a buffer, evaluation) is on the bill elsewhere and left out on every side. `agrees` is the
+largest difference between frostline's weights and those of the floor's loop in the same memory layout: 0 is bit for bit.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from floor import Bare
+from peers import avalanche_benchmarks, avalanche_train
+from torch import nn
+
+from frostline.acceleration import with_fused, with_layout
+from frostline.costs import CostMeter
+from frostline.lesson import Lesson
+from frostline.models import mlp, resnet18, slim_resnet18, vit
+from frostline.results import environment
+from frostline.run import Run, Settings
+from frostline.selectors import Everything, LastK, Selector
+from frostline.strategies import EWC, Finetune, Replay, Strategy
+from frostline.streams import from_arrays
+from frostline.training import learn
+from frostline.types import TaskStream
+
+METHODS: dict[str, tuple[Callable[[], Strategy], Callable[[], Selector]]] = {
+    "finetune": (Finetune, Everything),
+    "replay": (Replay, Everything),
+    "ewc": (EWC, Everything),
+    "partial": (Finetune, partial(LastK, k=2, warmup_tasks=1)),
+}
+BOUNDS = {  # (model, method, side) -> frostline's share of that side's time, at most
+    ("mlp", method, side): bound
+    for method in ("finetune", "replay", "ewc")
+    for side, bound in (("floor", 1.10), ("avalanche, standard", 1 / 8), ("avalanche, tensors", 1 / 2.2))
+} | {(model, "finetune", "floor"): 0.90 for model in ("slim_resnet18", "resnet18")}
+
+
+@dataclass
+class Case:
+    """A model with its data; the larger the model, the fewer the steps."""
+
+    build: Callable[..., nn.Module]
+    batch_size: int
+    tasks: int
+    steps_per_task: int | None
+    lr: float = 0.05
+
+    def stream(self) -> TaskStream:
+        """Return the protocol's stream, cut to this many tasks and steps."""
+        per_task = self.steps_per_task and self.steps_per_task * self.batch_size
+        return from_arrays("fashion_mnist", tasks=self.tasks, samples_per_task=per_task, scaling="unit")
+
+
+CASES = {
+    "mlp": Case(mlp, 128, 5, None),
+    "slim_resnet18": Case(slim_resnet18, 64, 2, 5),
+    "resnet18": Case(resnet18, 32, 2, 3),
+    "transformer": Case(partial(vit, width=384, depth=6), 32, 2, 5),
+}
+
+
+class Frostline:
+    """Our side: the loop as a run uses it, without observers; seconds and steps are those of its own bill."""
+
+    def __init__(self, method: str, lr: float, batch_size: int, device: torch.device, **options: Any):
+        self.method, self.lr, self.device = method, lr, device
+        self.settings = Settings(batch_size=batch_size, reference_steps=0, **options)
+        self.compile_seconds = 0.0
+
+    def __call__(self, net: nn.Module, stream: TaskStream) -> tuple[float, int]:
+        """Train `net` on every task once; return the seconds of the steps and their number."""
+        make_strategy, make_selector = METHODS[self.method]
+        optimizer = with_fused(partial(torch.optim.SGD, lr=self.lr), self.settings.fused)
+        net = with_layout(net, self.settings.channels_last)
+        run = Run(net, stream, make_strategy(), make_selector(), optimizer, CostMeter(self.device), self.settings)
+        for index in range(len(stream)):
+            run.task, run.step, run.change = index, 0, None
+            learn([Lesson(run, stream[index])])
+        rows = [row for row in run.meter.rows if row.phase == "train"]
+        self.compile_seconds += sum(row.seconds for row in run.meter.rows if row.phase == "compile")
+        return sum(row.seconds for row in rows), sum(row.steps for row in rows)
+
+
+def sides(name: str, method: str, case: Case, avalanche: bool) -> dict[str, Callable[..., tuple[float, int]]]:
+    """Return who runs: the floor, frostline, and on the MLP Avalanche."""
+    found: dict[str, Callable[..., tuple[float, int]]] = {
+        "floor": Bare(method, case.lr, case.batch_size),
+        "frostline": Frostline(method, case.lr, case.batch_size, torch.device("cpu")),
+    }
+    if avalanche and name == "mlp" and method != "partial":
+        for label, benchmark in avalanche_benchmarks(case.stream()).items():
+            found[f"avalanche, {label}"] = partial(_avalanche, method, benchmark, case)
+    return found
+
+
+def _avalanche(method: str, benchmark: Any, case: Case, net: nn.Module, stream: TaskStream) -> tuple[float, int]:
+    return avalanche_train(method, benchmark, net, case.lr, case.batch_size)
+
+
+def measure(name: str, method: str, rounds: int, avalanche: bool) -> list[dict[str, Any]]:
+    """Run the rounds of one model and method; return a row a side."""
+    case = CASES[name]
+    stream = case.stream()
+    torch.manual_seed(0)
+    weights = case.build(stream.shape, stream.classes)
+    who = sides(name, method, case, avalanche)
+    times: dict[str, list[float]] = {label: [] for label in who}
+    difference = _disagreement(who["floor"], who["frostline"], weights, stream)
+    assert difference < 1e-5, f"{name}, {method}: not the same mathematics: weights differ by {difference}"
+    for number in range(rounds):
+        order = list(who)
+        for label in order[number % len(order) :] + order[: number % len(order)]:
+            seconds, steps = who[label](copy.deepcopy(weights), stream)
+            times[label].append(1000 * seconds / steps)
+    rows = []
+    for label, own in times.items():
+        ratios = [ours / theirs for ours, theirs in zip(times["frostline"], own, strict=True)]
+        row: dict[str, Any] = {"model": name, "method": method, "side": label}
+        row |= {"milliseconds": statistics.median(own), "frostline_ratio": statistics.median(ratios)}
+        row |= {"all_milliseconds": own, "bound": BOUNDS.get((name, method, label))}
+        if label == "frostline":
+            row["agrees"] = difference
+            row["compile_seconds"] = getattr(who[label], "compile_seconds", 0.0)
+        rows.append(row)
+    return rows
+
+
+def _disagreement(floor: Any, ours: Any, weights: nn.Module, stream: TaskStream) -> float:
+    """Train both from the same weights in the same layout; return the largest difference between two weights at the end.
+
+    In another layout the same sums round differently, and a batch-norm net of random weights blows that up within steps.
+    """
+    nets = [with_layout(copy.deepcopy(weights), ours.settings.channels_last) for _ in range(2)]
+    floor(nets[0], stream)
+    ours(nets[1], stream)
+    pairs = zip(nets[0].parameters(), nets[1].parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Return the table as the docs show it."""
+    lines = [
+        "| model | method | side | ms a step | frostline's share | bound | agrees |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        share = "" if r["side"] == "frostline" else f"{r['frostline_ratio']:.3f}"
+        bound = "" if r["bound"] is None else f"<= {r['bound']:.3f}"
+        agrees = f"{r['agrees']:.0e}" if "agrees" in r else ""
+        lines.append(
+            f"| {r['model']} | {r['method']} | {r['side']} | {r['milliseconds']:.2f} | {share} | {bound} | {agrees} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-avalanche", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loops.json")
+    options = parser.parse_args()
+    rows = []
+    for name in options.models:
+        for method in options.methods:
+            rows += measure(name, method, options.rounds, not options.no_avalanche)
+            print(f"{name}, {method}: done", flush=True)
+    print(markdown(rows))
+    for r in rows:
+        if r["bound"] is not None and r["frostline_ratio"] > r["bound"]:
+            print(
+                f"over its bound: {r['model']}, {r['method']}, {r['side']}: {r['frostline_ratio']:.3f} > {r['bound']:.3f}"
+            )
+    content = {"rounds": options.rounds, "environment": environment(torch.device("cpu")), "rows": rows}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

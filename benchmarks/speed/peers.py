@@ -1,0 +1,84 @@
+"""Avalanche 0.6 doing the same: on tensors, and on the data path that its own benchmarks take."""
+
+import gzip
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from frostline.strategies import EWC, Replay
+from frostline.streams.datasets import DEBIAN_FASHION_MNIST
+from frostline.torchvision_schemas import torchvision
+from frostline.types import TaskStream
+
+
+def avalanche_benchmarks(stream: TaskStream) -> dict[str, Any]:
+    """Return the stream as two Avalanche benchmarks: 'tensors' in memory, 'standard' from images through transforms."""
+    vision = torchvision()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from avalanche.benchmarks import nc_benchmark
+    common: Any = {
+        "n_experiences": len(stream), "task_labels": False, "shuffle": False, "fixed_class_order": range(stream.classes)
+    }  # fmt: skip
+    whole = [next(iter(task.train.batches(len(task.train)))) for task in stream.tasks]
+    tensors = TensorDataset(torch.cat([b.x for b in whole]), torch.cat([b.y for b in whole]))
+    tensors.targets = tensors.tensors[1].tolist()  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory(
+        prefix="fashion-mnist-"
+    ) as root:  # where torchvision expects the same files, unpacked
+        raw = Path(root, "FashionMNIST", "raw")
+        raw.mkdir(parents=True)
+        for file in DEBIAN_FASHION_MNIST.glob("*.gz"):
+            (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+        images = vision.datasets.FashionMNIST(root)  # read into memory here
+    to_tensor = vision.transforms.ToTensor()  # pixels in 0..1, as in the protocol
+    return {
+        "tensors": nc_benchmark(tensors, tensors, **common),  # type: ignore[arg-type]
+        "standard": nc_benchmark(images, images, train_transform=to_tensor, eval_transform=to_tensor, **common),
+    }
+
+
+def avalanche_train(method: str, benchmark: Any, net: nn.Module, lr: float, batch_size: int) -> tuple[float, int]:
+    """Train with Avalanche's own strategy, no metrics and no logging; return the seconds of its epochs and its steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from avalanche.core import SupervisedPlugin
+        from avalanche.training import EWC as AvalancheEWC
+        from avalanche.training import Naive
+        from avalanche.training import Replay as AvalancheReplay
+        from avalanche.training.plugins import EvaluationPlugin
+
+    class Clock(SupervisedPlugin):
+        seconds, steps, begin = 0.0, 0, 0.0
+
+        def before_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            self.begin = time.perf_counter()
+
+        def after_training_epoch(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            self.seconds += time.perf_counter() - self.begin
+
+        def after_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+            self.steps += 1
+
+    clock = Clock()
+    kind, extra = {
+        "finetune": (Naive, {}),
+        "replay": (AvalancheReplay, {"mem_size": Replay().capacity}),
+        "ewc": (AvalancheEWC, {"ewc_lambda": EWC().strength, "mode": "separate"}),
+    }[method]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing will be logged is what we want
+        quiet = EvaluationPlugin()
+    strategy = kind(
+        model=net, optimizer=torch.optim.SGD(net.parameters(), lr=lr), criterion=nn.CrossEntropyLoss(),
+        train_mb_size=batch_size, train_epochs=1, evaluator=quiet, plugins=[clock], **extra,
+    )  # fmt: skip
+    for experience in benchmark.train_stream:
+        strategy.train(experience)
+    return clock.seconds, clock.steps
