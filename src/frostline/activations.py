@@ -17,7 +17,7 @@ from frostline.costs import CostMeter
 from frostline.flops import count_flops
 from frostline.memory import digest
 from frostline.run import CACHE_DTYPES, Settings
-from frostline.scope import Staged
+from frostline.scope import Staged, run_stages
 from frostline.types import Batch, Task
 
 
@@ -34,13 +34,6 @@ def prefix_digest(model: Staged, line: int) -> str:
     """Return a digest of everything that the first `line` stages hold."""
     stages = enumerate(model.stages()[:line])
     return digest({f"{number}.{name}": value for number, stage in stages for name, value in stage.state_dict().items()})
-
-
-def run_stages(model: Staged, first: int, last: int, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        for stage in model.stages()[first:last]:
-            state = stage(state)
-    return state if isinstance(state, tuple) else (state,)
 
 
 @dataclass

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.activations import Cache, frost_line, prefix_digest, run_stages
+from frostline.activations import Cache, frost_line, prefix_digest
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError
 from frostline.costs import CostMeter
 from frostline.run import Run, Settings
-from frostline.scope import Scope, Staged
+from frostline.scope import Scope, Staged, run_stages
 from frostline.types import Batch, Task
 
 

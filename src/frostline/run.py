@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError, in_range, one_of
 from frostline.costs import CostMeter, Reference
+from frostline.features import Features
 from frostline.selectors import Change, Selector
 from frostline.strategies import Strategy
 from frostline.types import TaskStream
@@ -120,6 +121,7 @@ class Run:
     resumed_optimizer: dict[str, Any] | None = None
     step_flops: dict[tuple, tuple[int, int]] = field(default_factory=dict)
     evaluation_flops: dict[tuple, int] = field(default_factory=dict)
+    features: Features = field(init=False)  # of test data, where the stages before them stand still
     draws: list[Tensor] | None = None  # this run's random state, CPU and GPU, where other runs use the generators too
     _drawing: bool = False
 
@@ -144,6 +146,10 @@ class Run:
             self._drawing = False
             self.keep_draws()
 
+    def __post_init__(self) -> None:
+        room = 0 if self.settings.prefix_cache == "off" else int(self.settings.prefix_cache_gib * 2**30)
+        self.features = Features(room)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
@@ -167,6 +173,7 @@ class Run:
             "reference": None if self.reference is None else asdict(self.reference),
             "state_bytes": self.state_bytes,
             "cached": self.cached,
+            "features": self.features.state_dict(),
             "cache_notes": self.cache_notes,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -189,6 +196,7 @@ class Run:
         self.full_flops = state["full_flops"]
         self.reference = None if state["reference"] is None else Reference(**state["reference"])
         self.state_bytes = state["state_bytes"]
+        self.features.load_state_dict(state["features"])
         self.cached, self.cache_notes = state["cached"], state["cache_notes"]
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from frostline.checks import UsageError, nearest
 
@@ -24,6 +25,14 @@ class Staged(Protocol):
     def stages(self) -> Sequence[nn.Module]:
         """Return the stages, shallow first."""
         ...
+
+
+def run_stages(model: Staged, first: int, last: int, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what stages `first` to `last` make of a state, without gradients, as a tuple of tensors."""
+    with torch.no_grad():
+        for stage in model.stages()[first:last]:
+            state = stage(state)
+    return state if isinstance(state, tuple) else (state,)
 
 
 def layers(model: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -45,11 +45,11 @@ class EWC(Strategy):
 
     def penalty(self, scope: Scope, batch: Batch, logits: Tensor) -> Tensor:
         """Return the quadratic term over the thawed weights."""
-        total = logits.new_zeros(())
-        if self.importance and self.strength:
-            for name, p in scope.parameters.items():
-                total = total + torch.sum(self.importance[name] * (p - self.centre[name]).square())
-        return self.strength / 2 * total
+        if not self.importance or not self.strength:
+            return logits.new_zeros(())
+        weights = list(scope.parameters.values())
+        importance, centre = ([of[name] for name in scope.parameters] for of in (self.importance, self.centre))
+        return self.strength / 2 * _Quadratic.apply(importance, centre, *weights)
 
     def reads_samples(self) -> bool:
         """Say no: the penalty is about weights."""
@@ -78,3 +78,22 @@ class EWC(Strategy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.importance = dict(state["importance"])
         self.centre = dict(state["centre"])
+
+
+class _Quadratic(torch.autograd.Function):
+    """sum_i F_i (theta_i - theta*_i)^2 over lists of tensors, its gradient kept from the forward pass.
+
+    Autograd's own way reads and writes every weight some ten times, which on a small net is half of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, importance: list[Tensor], centre: list[Tensor], *weights: Tensor) -> Tensor:
+        moved = [p - c for p, c in zip(weights, centre, strict=True)]
+        pull = [f * m for f, m in zip(importance, moved, strict=True)]
+        ctx.save_for_backward(*pull)
+        return torch.stack([torch.dot(m.flatten(), p.flatten()) for m, p in zip(moved, pull, strict=True)]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        twice = 2 * grad
+        return (None, None, *(twice * pull for pull in ctx.saved_tensors))
