@@ -59,8 +59,8 @@ class Features:
     def logits(self, model: nn.Module, state: State, visible: Tensor | None) -> Tensor:
         """Return what the other stages and the head make of it."""
         assert isinstance(model, Staged)
-        after = run_stages(model, self.line, len(model.stages()), state if len(state) > 1 else state[0])
-        return model.head(after if len(after) > 1 else after[0], visible)
+        after = run_stages(model, self.line, len(model.stages()), _plain(state))
+        return model.head(_plain(after), visible)
 
     def keep(self, task: int, states: list[State]) -> None:
         """Hold the states of a task's test data, if there is room."""
@@ -75,3 +75,8 @@ class Features:
         """Restore it."""
         self.line, self._stages, self._owed = state["line"], list(state["stages"]), list(state["held"])
         self.held.clear()
+
+
+def _plain(state: State) -> Tensor | State:
+    """Return the state as stages hand it on: a single tensor as itself."""
+    return state if len(state) > 1 else next(iter(state))

@@ -21,8 +21,6 @@ from frostline.config import DictConfig, check, differences, plain
 from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.evaluation import evaluation_data
 from frostline.prefix import check_settings
-from frostline.report.figures import run_figures
-from frostline.report.seeds import SeedsReport
 from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
 from frostline.run import Observer, Run, Settings
@@ -71,9 +69,7 @@ def _execute(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     if first.trainer.threads is not None:
         torch.set_num_threads(first.trainer.threads)
     with ExitStack() as cleanup:
-        reporter: Observer = TerminalReport(" + ".join(first.strategy))
-        if len(jobs) > 1:
-            reporter = SeedsReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs])
+        reporter = TerminalReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs])
         built = []
         for number, job in enumerate(jobs):
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
@@ -88,13 +84,15 @@ def _execute(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             for run, writer in built:
                 writer.write(run, "failed", f"{type(error).__name__}: {error}")
             raise
+        from frostline.report.figures import run_figures  # matplotlib: not before the work is done
+
         contents = []
         for (run, writer), job in zip(built, jobs, strict=True):
             contents.append(writer.write(run, "complete"))
             run_figures(job.folder, contents[-1])
             for observer in run.observers:
                 observer.finished(contents[-1], job.folder)
-        if isinstance(reporter, SeedsReport):
+        if len(jobs) > 1:
             reporter.summary(contents, jobs[0].folder.parent)
     return contents
 
@@ -243,7 +241,6 @@ class ResultWriter(Observer):
         """Write and return the result as it stands."""
         sizes = {row.trainable_parameters for row in run.meter.rows if row.phase == "train"}
         whole = sizes <= {sum(p.numel() for n, p in run.model.named_parameters() if n in everything(run.model))}
-        reference = run.reference.seconds_per_sample if run.reference else None
         content = results.result(
             status=status,
             config=self.config,
@@ -251,7 +248,7 @@ class ResultWriter(Observer):
             stream=run.stream,
             accuracy=run.accuracy,
             meter=run.meter,
-            full=results.against_full(run.meter, run.full_flops, reference, whole),
+            full=results.against_full(run.meter, run.full_flops, run.reference.seconds_per_sample, whole),
             error=error,
             training_state=run.state_bytes,
             prefix_cache=run.cache_notes,

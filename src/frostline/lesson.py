@@ -10,7 +10,7 @@ from frostline.run import Run
 from frostline.scope import Scope
 from frostline.selectors import Change
 from frostline.stacking import pays
-from frostline.stepping import task_costs
+from frostline.stepping import price_full, task_costs
 from frostline.types import Batch, Task
 
 
@@ -81,6 +81,7 @@ class Lesson:
         """Let the strategy remember what must not be lost."""
         run = self.run
         self.prefix.close()
+        price_full(run, self.task)
         with self.scope().thawed() as scope, run.meter.phase("consolidate", self.task.index, count=True) as row:
             run.strategy.after_task(scope, self.task)
             row.stored_bytes = run.strategy.stored_bytes()

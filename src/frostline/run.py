@@ -109,8 +109,8 @@ class Run:
     step: int = 0  # of the open task, over all its epochs
     thawed: list[str] | None = None  # what the selector chose when the open task began; None between tasks
     change: Change | None = None  # what trains now
-    full_flops: float = 0.0  # what full fine-tuning of the same batches would have taken so far
-    reference: Reference | None = None
+    seen: int = 0  # samples of all training steps so far
+    reference: Reference = field(default_factory=Reference)  # what full fine-tuning takes for one of them
     state_bytes: list[dict[str, int]] = field(default_factory=list)  # gradients and optimizer state, a task each
     cached: list[int] = field(
         default_factory=lambda: [0, 1]
@@ -155,6 +155,11 @@ class Run:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    @property
+    def full_flops(self) -> float:
+        """What full fine-tuning of the same batches would have taken so far, in operations."""
+        return self.seen * (self.reference.flops_per_sample or 0.0)
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
         change = self.change
@@ -169,8 +174,8 @@ class Run:
             "selector": self.selector.state_dict(),
             "meter": self.meter.state_dict(),
             "accuracy": self.accuracy,
-            "full_flops": self.full_flops,
-            "reference": None if self.reference is None else asdict(self.reference),
+            "seen": self.seen,
+            "reference": asdict(self.reference),
             "state_bytes": self.state_bytes,
             "cached": self.cached,
             "features": self.features.state_dict(),
@@ -193,8 +198,8 @@ class Run:
         self.selector.load_state_dict(to_device(state["selector"], self.device))
         self.meter.load_state_dict(state["meter"])
         self.accuracy = state["accuracy"]
-        self.full_flops = state["full_flops"]
-        self.reference = None if state["reference"] is None else Reference(**state["reference"])
+        self.seen = state["seen"]
+        self.reference = Reference(**state["reference"])
         self.state_bytes = state["state_bytes"]
         self.features.load_state_dict(state["features"])
         self.cached, self.cache_notes = state["cached"], state["cache_notes"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from frostline.costs import Reference, StepCosts, TaskCosts
+from frostline.costs import StepCosts, TaskCosts
 from frostline.flops import count_flops
 from frostline.run import Run
 from frostline.scope import Scope, everything
@@ -59,14 +59,14 @@ class StepCounter:
     def __init__(self, run: Run, scope: Scope, task: Task, forward: Forward, line: int):
         self.run, self.scope, self.task, self.forward = run, scope, task, forward
         self.place = (task.index, scope.names, line)
-        self.known: dict[tuple, tuple[int, float]] = {}
+        self.known: dict[tuple, tuple[int, int]] = {}
 
     def __call__(self, batch: Batch) -> int:
         """Return the operations of the step on this batch; note what full fine-tuning would have taken."""
         if not self.knows(batch):
             self.learn(batch)
-        flops, full = self.known[self._key(batch)]
-        self.run.full_flops += full
+        flops, seen = self.known[self._key(batch)]
+        self.run.seen += seen
         return flops
 
     def knows(self, batch: Batch) -> bool:
@@ -82,15 +82,13 @@ class StepCounter:
     def _key(self, batch: Batch) -> tuple:
         return (len(batch), self.run.strategy.work(len(batch)))
 
-    def _look_up(self, key: tuple, batch: Batch) -> tuple[int, float]:
-        """Return the operations of the step, and those of full fine-tuning on what it saw."""
+    def _look_up(self, key: tuple, batch: Batch) -> tuple[int, int]:
+        """Return the operations of the step, and the samples that it saw."""
         run = self.run
         if key not in run.step_flops:  # a scope may come again within the task
             run.step_flops[key] = self._probe(batch)
-        flops, seen = run.step_flops[key]
         self._measure_reference(batch)
-        assert run.reference is not None
-        return flops, run.reference.flops_per_sample * seen
+        return run.step_flops[key]
 
     def _probe(self, batch: Batch) -> tuple[int, int]:
         run, seen = self.run, 0
@@ -112,16 +110,23 @@ class StepCounter:
         return flops, seen
 
     def _measure_reference(self, batch: Batch) -> None:
-        """Price plain full fine-tuning once a run; its seconds at the first task that is not itself trained in full."""
+        """Time plain full fine-tuning once a run, at the first task that is not itself trained in full."""
         run = self.run
         partially = self.scope.names != everything(run.model)
         repeats = run.settings.reference_steps if partially else 0
-        if run.reference is None or (repeats and run.reference.seconds_per_sample is None):
+        if repeats and run.reference.seconds_per_sample is None:
             if not batch.x.numel():  # a cached step: its samples were not read
                 batch = next(iter(self.task.train.batches(len(batch))))
-            run.reference = Reference.measure(
+            run.reference = run.reference.measure(
                 run.model, batch.x, batch.y, self.task.mask(batch), run.optimizer, repeats=repeats
             )
+
+
+def price_full(run: Run, task: Task) -> None:
+    """Count a step of plain full fine-tuning, once a run: after the first task, so that training begins at once."""
+    if run.reference.flops_per_sample is None:
+        batch = next(iter(task.train.batches(run.settings.batch_size)))
+        run.reference = run.reference.count(run.model, batch.x, task.mask(batch))
 
 
 def task_costs(run: Run, task: Task) -> TaskCosts:

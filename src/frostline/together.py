@@ -35,8 +35,8 @@ def fit_together(lessons: Sequence[Lesson], scopes: Sequence[Scope]) -> None:
         for run, scope, lesson in zip(runs, scopes, lessons, strict=True)
     ]
     looks = [Lookout(lesson.run, lesson.task, lesson.losses, lesson.steps) for lesson in lessons]
-    for run in runs[1:]:  # equal models: counted and timed once
-        run.step_flops, run.reference = runs[0].step_flops, runs[0].reference
+    for run in runs[1:]:  # equal models: counted once
+        run.step_flops = runs[0].step_flops
 
     def settle() -> None:
         for place, (scope, each) in enumerate(zip(scopes, own, strict=True)):
@@ -192,7 +192,8 @@ def _count(lessons: Sequence[Lesson], counters: Sequence[StepCounter], batches: 
         for lesson, counter, batch in zip(lessons, counters, batches, strict=True):
             with lesson.run.drawing():
                 counter.learn(step.with_samples(batch))
-            lesson.run.reference = lesson.run.reference or lessons[0].run.reference
+            if lesson.run.reference.seconds_per_sample is None:  # equal models: timed once
+                lesson.run.reference = lessons[0].run.reference
 
 
 @contextmanager

@@ -106,8 +106,10 @@ def test_nothing_is_left_behind():
     net, x = BUILD["slim_resnet18"][0](), torch.randn(4, 1, 8, 8)
     before = {n: t.clone() for n, t in net.state_dict().items()}
     costs = StepCosts.trace(net, x, None)
-    reference = Reference.measure(
-        net, x, torch.zeros(4, dtype=torch.long), None, lambda p: torch.optim.SGD(p, lr=0.1), repeats=2
+    reference = (
+        Reference()
+        .count(net, x, None)
+        .measure(net, x, torch.zeros(4, dtype=torch.long), None, lambda p: torch.optim.SGD(p, lr=0.1), repeats=2)
     )
     assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())

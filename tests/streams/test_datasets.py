@@ -115,6 +115,12 @@ def test_missing_fashion_mnist_mentions_debian(tmp_path, monkeypatch):
 
 def test_digits_are_the_real_ones():
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    train, _ = train_test_split(range(len(labels)), test_size=0.25, stratify=labels, random_state=0)
+    pixels = load("digits", scaling="unit").x_train.flatten(1).numpy()
+    np.testing.assert_allclose(pixels, images[train] / 16, atol=0.002)
 
     data = load("digits")
     assert len(data.x_train) + len(data.x_test) == len(load_digits().target) == 1797

@@ -4,7 +4,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,17 @@ from frostline.scope import Scope, everything
 
 @dataclass(frozen=True)
 class Reference:
-    """Plain full fine-tuning, priced beside a run: per sample, on batches like those the run trained on."""
+    """Plain full fine-tuning, priced beside a run: per sample, on batches like those the run trained on; None: not yet."""
 
-    flops_per_sample: float
-    seconds_per_sample: float | None
+    flops_per_sample: float | None = None
+    seconds_per_sample: float | None = None
 
-    @classmethod
+    def count(self, model: nn.Module, x: Tensor, mask: Tensor | None) -> "Reference":
+        """Return this with the operations of a full step filled in."""
+        return replace(self, flops_per_sample=StepCosts.trace(model, x, mask).full / len(x))
+
     def measure(
-        cls,
+        self,
         model: nn.Module,
         x: Tensor,
         y: Tensor,
@@ -31,10 +34,7 @@ class Reference:
         *,
         repeats: int,
     ) -> "Reference":
-        """Price one full step, and time `repeats` real ones (after one to warm up) on a throw-away copy."""
-        flops = StepCosts.trace(model, x, mask).full / len(y)
-        if repeats == 0:
-            return cls(flops, None)
+        """Return this with the seconds filled in: of `repeats` real steps, after one to warm up, on a throw-away copy."""
         twin = copy.deepcopy(model)
         with torch.random.fork_rng(), Scope(twin, everything(model)).thawed() as scope:
             stepper = optimizer(list(scope.parameters.values()))
@@ -50,7 +50,7 @@ class Reference:
 
             step()
             seconds = statistics.median(step() for _ in range(repeats))
-        return cls(flops, seconds / len(y))
+        return replace(self, seconds_per_sample=seconds / len(y))
 
 
 def _synchronise(device: torch.device) -> None:

@@ -20,6 +20,7 @@ def run_figures(folder: Path, content: dict[str, Any]) -> None:
     figures = {"accuracy_matrix": accuracy_matrix(content), "accuracy_against_cost": accuracy_against_cost(content)}
     for name, figure in figures.items():
         figure.savefig(target / f"{name}.png", dpi=150)
+        figure.set_layout_engine("none")  # the second file takes the first one's layout
         figure.savefig(target / f"{name}.pdf")
 
 

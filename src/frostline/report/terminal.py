@@ -1,6 +1,6 @@
 """The terminal: progress while a run goes on, then the accuracy matrix, the metrics and the bill."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ def wide_console() -> Console:
 class TerminalReport(runs.Observer):
     """Show a run to a person; without a terminal only the tables at the end are printed."""
 
-    def __init__(self, strategy: str, console: Console | None = None):
+    def __init__(self, strategy: str, seeds: Sequence[int] = (), console: Console | None = None):
         self.strategy = strategy
+        self.seeds = list(seeds)  # more than one: this watches the first of runs that advance together
         self.console = console or wide_console()
         self._progress: Progress | None = None
 
@@ -44,7 +45,8 @@ class TerminalReport(runs.Observer):
         going_on = f", going on at task {run.task}" if run.accuracy else ""
         self.console.print(
             f"[bold]{stream.name}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
-            f"{self.strategy} with {type(run.selector).__name__}  {si(size)} parameters on {run.device}{going_on}",
+            f"{self.strategy} with {type(run.selector).__name__}{self._which()}  "
+            f"{si(size)} parameters on {run.device}{going_on}",
             soft_wrap=True,
         )
         if self.console.is_terminal:
@@ -57,6 +59,9 @@ class TerminalReport(runs.Observer):
             self._progress.add_task(
                 "task 0", total=total, loss="-", rate=None, completed=run.task * run.settings.epochs
             )
+
+    def _which(self) -> str:
+        return f", seeds {', '.join(map(str, self.seeds))} at once" if len(self.seeds) > 1 else ""
 
     def progress(self, run: runs.Run, progress: runs.Progress) -> None:
         """Move the bar."""
@@ -89,11 +94,20 @@ class TerminalReport(runs.Observer):
     def finished(self, content: dict[str, Any], folder: Path) -> None:
         """Print the tables and where everything is."""
         self.close()
+        if len(self.seeds) > 1:
+            return  # the others are not done
         for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
             self.console.print(table)
         for line in (*against_full_lines(content), *saving_lines(content)):
             self.console.print(line, soft_wrap=True)
         self.console.print(f"Results, ledger and figures: [bold]{folder}[/]", soft_wrap=True)
+
+    def summary(self, contents: list[dict[str, Any]], folder: Path) -> None:
+        """Print a line a seed, their mean, and where everything is."""
+        from frostline.report.seeds import seeds_table
+
+        self.console.print(seeds_table(contents))
+        self.console.print(f"A run folder for each seed: [bold]{folder}[/]", soft_wrap=True)
 
 
 def accuracy_table(content: dict[str, Any]) -> Table:

@@ -1,5 +1,6 @@
 """Image data sets as arrays: two embedded in the package, the others through torchvision."""
 
+import functools
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,17 +38,15 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # images and lab
 
 
 def _digits(root: Path, download: bool) -> Arrays:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = map(np.asarray, load_digits(return_X_y=True))
-    images = (images.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
-    train, test = train_test_split(np.arange(len(labels)), test_size=0.25, stratify=labels, random_state=0)
-    return images[train], labels[train], images[test], labels[test]
+    return _embedded("digits.npz")  # scikit-learn's, split by its train_test_split: importing that would take a second
 
 
 def _mini(root: Path, download: bool) -> Arrays:
-    with files("frostline.data").joinpath("fashion_mnist_mini.npz").open("rb") as f, np.load(f) as data:
+    return _embedded("fashion_mnist_mini.npz")
+
+
+def _embedded(name: str) -> Arrays:
+    with files("frostline.data").joinpath(name).open("rb") as f, np.load(f) as data:
         return data["x_train"], data["y_train"], data["x_test"], data["y_test"]
 
 
@@ -93,6 +92,7 @@ DATASETS: dict[str, Callable[[Path, bool], Arrays]] = {
 }
 
 
+@functools.lru_cache(maxsize=1)  # the runs of a sweep, and seeds trained at once, share one copy; nobody writes into it
 def load(name: str, data_root: str = "data", download: bool = False, scaling: str = "standard") -> DataSet:
     """Return the named data set; UsageError says how to get it where it is missing, or which file is damaged.
 
