@@ -284,3 +284,39 @@ def test_the_protocol_on_the_full_fashion_mnist_lands_where_independent_loops_do
     assert finetune["average_accuracy"] == pytest.approx(0.199, abs=0.005)
     assert finetune["forgetting"] == pytest.approx(0.98, abs=0.015)
     assert 0.69 <= replay["average_accuracy"] <= 0.76
+
+
+def test_several_seeds_at_once(cli, tmp_path):
+    quick = ["stream=split_digits", "model=mlp", "model.hidden=[32]", "trainer.epochs=1", "tracking=none"]
+    done = cli(tmp_path, *quick, "strategy=replay", "trainer.seeds=[3,5]", "hydra.run.dir=both")
+    assert done.returncode == 0, done.stderr
+    assert "seeds 3, 5 at once" in done.stdout
+    assert "mean ± 95 % confidence interval" in done.stdout
+    results = {seed: json.loads((tmp_path / "both" / f"seed_{seed}" / "result.json").read_text()) for seed in (3, 5)}
+    for seed, result in results.items():
+        assert (result["status"], result["seed"]) == ("complete", seed)
+        assert result["config"]["strategy"]["replay"]["seed"] == seed  # what is interpolated from the seed follows it
+        assert result["config"]["trainer"]["seeds"] is None
+        alone = cli(tmp_path, *quick, "strategy=replay", f"seed={seed}", f"hydra.run.dir=alone{seed}")
+        assert alone.returncode == 0, alone.stderr
+        single = json.loads((tmp_path / f"alone{seed}" / "result.json").read_text())
+        assert single["config"] == result["config"]
+        assert single["metrics"]["average_accuracy"] == pytest.approx(result["metrics"]["average_accuracy"], abs=0.01)
+        bills = [[(r["phase"], r["task"], r["steps"], r["flops"]) for r in run["ledger"]] for run in (single, result)]
+        assert sorted(bills[0], key=str) == sorted(bills[1], key=str)
+        same = (tmp_path / f"alone{seed}" / "checkpoint.pt").stat().st_size
+        assert (
+            tmp_path / "both" / f"seed_{seed}" / "checkpoint.pt"
+        ).stat().st_size < 1.1 * same  # not the others' weights
+    again = cli(tmp_path, "resume=both")
+    assert "already complete" in again.stdout
+    (tmp_path / "both" / "seed_5" / "checkpoint.pt").unlink()  # as if killed before the first one was written
+    again = cli(tmp_path, "resume=both")
+    assert again.returncode == 0, again.stderr
+    second = json.loads((tmp_path / "both" / "seed_5" / "result.json").read_text())
+    assert second["metrics"]["average_accuracy"] == pytest.approx(results[5]["metrics"]["average_accuracy"], abs=0.01)
+    for wrong in ("[1,1]", "[]", "[-1]"):
+        refused = cli(tmp_path, *quick, f"trainer.seeds={wrong}")
+        assert refused.returncode == 1
+        assert "trainer.seeds" in refused.stderr
+        assert "Traceback" not in refused.stderr
