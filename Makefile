@@ -24,6 +24,7 @@ lint: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/speed/loops.py
+	$(BIN)/python benchmarks/speed/seeds.py
 	$(BIN)/python benchmarks/speed/partial.py
 
 clean:

@@ -31,6 +31,7 @@ class TrainerConfig:
     device: str = "auto"
     threads: int | None = None
     channels_last: str = "auto"
+    compile: str = "auto"
     fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"

@@ -33,6 +33,7 @@ class Settings:
     eval_batch_size: int = 512
     augment: Sequence[str] = ()
     channels_last: str = "auto"
+    compile: str = "off"
     fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
@@ -50,7 +51,7 @@ class Settings:
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
         in_range("cost.reference_steps", self.reference_steps, 0)
-        for name in ("channels_last", "fused", "prefix_cache"):
+        for name in ("channels_last", "compile", "fused", "prefix_cache"):
             one_of(f"trainer.{name}", getattr(self, name), ("auto", "on", "off"))
         one_of("trainer.optimizer_state", self.optimizer_state, ("reset", "keep"))
         one_of("trainer.evaluate_on", self.evaluate_on, ("test", "validation"))
@@ -121,6 +122,7 @@ class Run:
     resumed_optimizer: dict[str, Any] | None = None
     step_flops: dict[tuple, tuple[int, int]] = field(default_factory=dict)
     evaluation_flops: dict[tuple, int] = field(default_factory=dict)
+    compiled: Callable[..., Tensor] | None = None  # the model, where it was compiled
     features: Features = field(init=False)  # of test data, where the stages before them stand still
     draws: list[Tensor] | None = None  # this run's random state, CPU and GPU, where other runs use the generators too
     _drawing: bool = False

@@ -1,7 +1,8 @@
 """One training step, and what it costs."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -49,11 +50,30 @@ def train_step(
     return loss.detach(), len(batch)
 
 
+def step_kind(run: Run, batch: Batch) -> tuple[Hashable, ...]:
+    """Return what decides the shape of a step within a scope: the incoming batch's size, and what the strategy adds."""
+    return (len(batch), run.strategy.work(len(batch)))
+
+
+@contextmanager
+def traceless(run: Run, scope: Scope) -> Iterator[None]:
+    """Put back what a step without an optimizer goes through: the strategy, the norms, the random numbers, the gradients."""
+    strategy = copy.deepcopy(run.strategy.state_dict())
+    buffers = {name: b.clone() for name, b in run.model.named_buffers()}
+    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+        yield
+    run.strategy.load_state_dict(strategy)
+    with torch.no_grad():
+        for name, b in run.model.named_buffers():
+            b.copy_(buffers[name])
+    for p in scope.parameters.values():
+        p.grad = None
+
+
 class StepCounter:
     """The operations of a step, counted once for each distinct shape of work of a scope, outside the bill.
 
-    The probe is a step that leaves no trace: no optimizer, and whatever the strategy, the norms or the random numbers
-    went through is put back. `line` is the number of stages whose output is read from a cache.
+    The probe is a step that leaves no trace. `line` is the number of stages whose output is read from a cache.
     """
 
     def __init__(self, run: Run, scope: Scope, task: Task, forward: Forward, line: int):
@@ -62,51 +82,41 @@ class StepCounter:
         self.known: dict[tuple, tuple[int, int]] = {}
 
     def __call__(self, batch: Batch) -> int:
-        """Return the operations of the step on this batch; note what full fine-tuning would have taken."""
-        if not self.knows(batch):
-            self.learn(batch)
-        flops, seen = self.known[self._key(batch)]
+        """Return the operations of the step on this batch; note how many samples it sees."""
+        flops, seen = self.known_for(batch)
         self.run.seen += seen
         return flops
 
+    def known_for(self, batch: Batch) -> tuple[int, int]:
+        """Return the operations of the step and the samples that it sees."""
+        kind = step_kind(self.run, batch)
+        if kind not in self.known:
+            self.learn(batch)
+        return self.known[kind]
+
     def knows(self, batch: Batch) -> bool:
         """Tell whether a step like this one was counted."""
-        return self._key(batch) in self.known
+        return step_kind(self.run, batch) in self.known
 
     def learn(self, batch: Batch) -> None:
         """Count the step, off the bill."""
-        key = self._key(batch)
+        kind = step_kind(self.run, batch)
         with self.run.meter.paused():
-            self.known[key] = self._look_up((*self.place, *key), batch)
-
-    def _key(self, batch: Batch) -> tuple:
-        return (len(batch), self.run.strategy.work(len(batch)))
-
-    def _look_up(self, key: tuple, batch: Batch) -> tuple[int, int]:
-        """Return the operations of the step, and the samples that it saw."""
-        run = self.run
-        if key not in run.step_flops:  # a scope may come again within the task
-            run.step_flops[key] = self._probe(batch)
-        self._measure_reference(batch)
-        return run.step_flops[key]
+            key = (*self.place, *kind)
+            if key not in self.run.step_flops:  # a scope may come again within the task
+                self.run.step_flops[key] = self._probe(batch)
+            self._measure_reference(batch)
+            self.known[kind] = self.run.step_flops[key]
 
     def _probe(self, batch: Batch) -> tuple[int, int]:
-        run, seen = self.run, 0
-        strategy = copy.deepcopy(run.strategy.state_dict())
-        buffers = {name: b.clone() for name, b in run.model.named_buffers()}
+        seen = 0
 
         def work() -> None:
             nonlocal seen
-            seen = train_step(run.strategy, self.scope, self.task, None, batch, self.forward)[1]
+            seen = train_step(self.run.strategy, self.scope, self.task, None, batch, self.forward)[1]
 
-        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+        with traceless(self.run, self.scope):
             flops = count_flops(work)
-        run.strategy.load_state_dict(strategy)
-        with torch.no_grad():
-            for name, b in run.model.named_buffers():
-                b.copy_(buffers[name])
-        for p in self.scope.parameters.values():
-            p.grad = None
         return flops, seen
 
     def _measure_reference(self, batch: Batch) -> None:

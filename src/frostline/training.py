@@ -5,16 +5,17 @@ steps of a stretch in which they train the same parts, which are one pass for al
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 
+from frostline.compiling import compiled_forward
 from frostline.evaluation import evaluate
 from frostline.lesson import Lesson
 from frostline.lookout import Lookout
 from frostline.optimizing import close_optimizer, open_optimizer, set_rates
 from frostline.run import Run
 from frostline.scope import Scope
-from frostline.stepping import StepCounter, train_step
+from frostline.stepping import Forward, StepCounter, step_kind, train_step
 from frostline.together import fit_together
 
 
@@ -72,17 +73,18 @@ def _train_stretch(lessons: Sequence[Lesson]) -> None:
         for lesson, scope in zip(lessons, scopes, strict=True):
             with lesson.run.drawing():
                 lesson.prefix.open(scope, lesson.epochs_left)
-        with ExitStack() as phases:
-            for lesson, scope in zip(lessons, scopes, strict=True):
-                run = lesson.run
-                row = phases.enter_context(run.meter.phase("train", run.task, among=len(lessons)))
+            with lesson.run.meter.phase("train", lesson.task.index) as row, lesson.run.drawing():
                 row.trainable_parameters = max(row.trainable_parameters, scope.size)
                 if lesson.fresh:
-                    with run.drawing():
-                        run.strategy.before_task(scope, lesson.task)
+                    lesson.run.strategy.before_task(scope, lesson.task)
                 lesson.fresh = False
+        compiled = compiled_forward(lessons[0], scopes[0]) if len(lessons) == 1 else None
+        with ExitStack() as phases:
+            for lesson in lessons:
+                phases.enter_context(lesson.run.meter.phase("train", lesson.task.index, among=len(lessons)))
             if len(lessons) == 1:
-                fit(lessons[0], scopes[0])
+                with lessons[0].run.drawing():
+                    fit(lessons[0], scopes[0], compiled)
             else:
                 fit_together(lessons, scopes)
             for lesson in lessons:
@@ -90,8 +92,8 @@ def _train_stretch(lessons: Sequence[Lesson]) -> None:
                 lesson.closed = lesson.done
 
 
-def fit(lesson: Lesson, scope: Scope) -> None:
-    """Train the scope until the selector thaws another or the task ends."""
+def fit(lesson: Lesson, scope: Scope, compiled: tuple[Hashable, Forward] | None = None) -> None:
+    """Train the scope until the selector thaws another or the task ends; `compiled` steps are those of one kind."""
     run, task, prefix, losses = lesson.run, lesson.task, lesson.prefix, lesson.losses
     assert run.change is not None
     optimizer = open_optimizer(run, scope)
@@ -99,8 +101,10 @@ def fit(lesson: Lesson, scope: Scope) -> None:
     observe = run.selector.observe if run.selector.observes else None
     look = Lookout(run, task, losses, lesson.steps)
     for batch in lesson.batches(samples=not prefix.line or run.strategy.reads_samples()):
-        flops = cost(batch)
-        losses[run.step], samples = train_step(run.strategy, scope, task, optimizer, batch, prefix.logits, observe)
+        flops, forward = cost(batch), prefix.logits
+        if compiled is not None and step_kind(run, batch) == compiled[0]:
+            forward = compiled[1]
+        losses[run.step], samples = train_step(run.strategy, scope, task, optimizer, batch, forward, observe)
         run.meter.step(samples, flops)
         run.step += 1
         if run.step == run.change.until and not lesson.done:

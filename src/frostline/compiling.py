@@ -1,0 +1,71 @@
+"""torch.compile for the forward and backward pass of full batches, where the run is long enough to repay it."""
+
+from collections.abc import Hashable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from frostline.checks import UsageError
+from frostline.lesson import Lesson
+from frostline.models import Classifier
+from frostline.scope import Scope
+from frostline.stacking import pays
+from frostline.stepping import Forward, StepCounter, step_kind, traceless, train_step
+from frostline.types import Batch
+
+# What docs/performance.md measured on 2 cores: a share of the step saved by compiling, operations a second, and the
+# seconds of a cold compilation. Rules of thumb on purpose: a clock here would make the same run take other kernels.
+GAIN, RATE, COLD_SECONDS = 0.08, 1e11, 60.0
+
+
+def compiled_forward(lesson: Lesson, scope: Scope) -> tuple[Hashable, Forward] | None:
+    """Return the kind of batch that is compiled for, with the forward pass; None where it would not pay.
+
+    The compilation is a phase of the bill. A batch of another kind (the last one of an epoch) would be compiled anew.
+
+    trainer.compile=on is refused where a model cannot be compiled. auto compiles convolutional and attention nets on a
+    CPU if what the stream has still to learn would save more than a cold compilation takes, and says so where that fails.
+    """
+    run, mode = lesson.run, lesson.run.settings.compile
+    whole = len(lesson.task.train) >= run.settings.batch_size
+    if mode == "off" or lesson.prefix.line or lesson.done or not whole:
+        return None
+    assert run.change is not None
+    if mode == "auto" and (run.change.until is not None or not _repays(lesson, scope)):
+        return None
+    if run.compiled is None:
+        torch._dynamo.reset()  # what earlier runs of this process compiled is in the way of no limit then
+        run.compiled = torch.compile(run.model, dynamic=False)
+    compiled, prefix = run.compiled, lesson.prefix
+
+    def forward(batch: Batch, mask: Tensor | None) -> Tensor:
+        return compiled(prefix.augment(batch.x), mask)
+
+    batch = next(iter(lesson.task.train.batches(run.settings.batch_size)))
+    kind = step_kind(run, batch)
+    with run.meter.phase("compile", lesson.task.index) as row:
+        try:
+            with traceless(run, scope):  # one step, so that both passes are compiled
+                row.samples += train_step(run.strategy, scope, lesson.task, None, batch, forward)[1]
+            row.steps += 1
+        except Exception as error:  # compilers fail in many ways: no C++ compiler, an operator that they do not know
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if mode == "on":
+                raise UsageError(
+                    f"trainer.compile=on: {type(run.model).__name__} could not be compiled: {reason} Use trainer.compile=off."
+                ) from error
+            print(f"frostline: torch.compile failed ({reason}); training goes on without it.")
+            run.settings = replace(run.settings, compile="off")
+            return None
+    return kind, forward
+
+
+def _repays(lesson: Lesson, scope: Scope) -> bool:
+    run = lesson.run
+    if run.device.type != "cpu" or type(run.model) is not Classifier or pays(run.model, run.device):
+        return False
+    batch = next(iter(lesson.task.train.batches(run.settings.batch_size)))
+    flops, _ = StepCounter(run, scope, lesson.task, lesson.prefix.logits, 0).known_for(batch)
+    steps = lesson.total * (len(run.stream) - lesson.task.index)
+    return GAIN * steps * flops / RATE > COLD_SECONDS
