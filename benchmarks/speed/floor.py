@@ -33,19 +33,20 @@ class Bare:
         seconds, steps = 0.0, 0
         for t, task in enumerate(stream.tasks):
             data = next(iter(task.train.batches(len(task.train))))
-            seen = torch.arange(stream.classes) < (t + 1) * stream.classes // len(stream)
+            seen = torch.arange(stream.classes, device=data.x.device) < (t + 1) * stream.classes // len(stream)
             net.train()
             if self.method == "partial" and t > 0:
                 freeze_all_but_last_two_blocks(net)
             trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
-            order = torch.randperm(len(data), generator=generator(self.seed, "order", t, 0))
+            order = torch.randperm(len(data), generator=generator(self.seed, "order", t, 0)).to(data.x.device)
+            _synchronise(data.x.device)
             begin = time.perf_counter()
             optimizer = torch.optim.SGD(trained.values(), lr=self.lr)
             for first in range(0, len(data), self.batch_size):
                 rows = order[first : first + self.batch_size]
                 x, y = data.x.index_select(0, rows), data.y[rows]
                 if self.method == "replay" and len(memory):
-                    old = torch.randperm(len(memory), generator=draws)[: len(rows)]
+                    old = torch.randperm(len(memory), generator=draws)[: len(rows)].to(rows.device)
                     x = torch.cat([x, memory.columns["x"].index_select(0, old)])
                     y = torch.cat([y, memory.columns["y"][old]])
                 loss = F.cross_entropy(net(x).masked_fill(~seen, -torch.inf), y)
@@ -56,6 +57,7 @@ class Bare:
                 loss.backward()
                 optimizer.step()
                 steps += 1
+            _synchronise(data.x.device)
             seconds += time.perf_counter() - begin
             # What the method remembers after a task is not the loop's speed: frostline's own functions do it.
             if self.method == "replay":
@@ -83,3 +85,8 @@ def freeze_all_but_last_two_blocks(net: nn.Module) -> None:
     for module in net.modules():
         if "running_mean" in module._buffers and not any(p.requires_grad for p in module.parameters()):
             module.eval()
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -41,11 +41,12 @@ CASES: dict[str, tuple[int, int, Any, float | None]] = {  # width, batch, strate
 
 def build(stream: TaskStream, width: int, batch: int, strategy: Any, seed: int) -> Run:
     """Return an ordinary run of the protocol."""
+    device = next(iter(stream[0].train.batches(1))).x.device
     torch.manual_seed(derive(seed, "model"))
-    net = mlp(stream.shape, stream.classes, [width, width])
+    net = mlp(stream.shape, stream.classes, [width, width]).to(device)
     settings = Settings(batch_size=batch, seed=seed, reference_steps=0)
     optimizer = partial(torch.optim.SGD, lr=0.05)
-    return Run(net, stream, strategy(), Everything(), optimizer, CostMeter(), settings)
+    return Run(net, stream, strategy(), Everything(), optimizer, CostMeter(device), settings)
 
 
 def bill(runs: list[Run]) -> tuple[float, float]:
@@ -88,8 +89,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "seeds.json")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    stream = from_arrays("fashion_mnist", scaling="unit")
+    stream = from_arrays("fashion_mnist", scaling="unit", device=options.device)
     rows = []
     print(f"| {options.seeds} seeds at once | training | everything | asked for |\n|---|---|---|---|")
     for name in options.cases:
@@ -97,7 +99,7 @@ def main() -> None:
         rows.append(row)
         bound = "" if row["bound"] is None else f">= {row['bound']}"
         print(f"| {name} | {row['training_speedup']:.2f} | {row['everything_speedup']:.2f} | {bound} |", flush=True)
-    content = {"rounds": options.rounds, "environment": environment(torch.device("cpu")), "rows": rows}
+    content = {"rounds": options.rounds, "environment": environment(torch.device(options.device)), "rows": rows}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(content, indent=1) + "\n")
 
