@@ -1,5 +1,6 @@
 """Task streams over a data set: its classes split among the tasks, its pixels permuted, its images rotated."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def from_arrays(
     in_range("stream.max_angle", max_angle, 0, 360)
     if kind != "split" and classes_per_task is not None:
         raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
-    data = load(dataset, data_root, download, scaling)
+    data = _shared(dataset, data_root, download, scaling)
     transforms: list[Callable[[Tensor], Tensor] | None] = [None] * tasks
     groups = class_groups(data.classes, tasks, classes_per_task, class_order, seed, repeat=kind != "split")
     if kind == "permuted":
@@ -68,6 +69,11 @@ def from_arrays(
         validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
         test_samples_per_class=test_samples_per_class, online=online, seed=seed,
     )  # fmt: skip
+
+
+_shared = functools.lru_cache(maxsize=1)(
+    load
+)  # runs of a sweep and seeds at once share one copy; nobody writes into it
 
 
 class _Permute:

@@ -1,6 +1,5 @@
 """Image data sets as arrays: two embedded in the package, the others through torchvision."""
 
-import functools
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +91,6 @@ DATASETS: dict[str, Callable[[Path, bool], Arrays]] = {
 }
 
 
-@functools.lru_cache(maxsize=1)  # the runs of a sweep, and seeds trained at once, share one copy; nobody writes into it
 def load(name: str, data_root: str = "data", download: bool = False, scaling: str = "standard") -> DataSet:
     """Return the named data set; UsageError says how to get it where it is missing, or which file is damaged.
 
