@@ -195,3 +195,14 @@ def test_batches_without_samples_have_the_same_labels_and_ids_and_read_nothing(k
         assert bare.x.shape == (len(full), 0)
         for name in ("y", "task", "index"):
             assert torch.equal(getattr(bare, name), getattr(full, name))
+
+
+def test_streams_of_one_process_share_their_samples():
+    """Seeds trained at once read a step's samples in one go, and eight of them hold one copy."""
+    a, b = (from_arrays("digits", class_order="random", seed=seed) for seed in (0, 1))
+    assert a[0].train.shares_samples(b[0].train)
+    ids = next(iter(b[1].train.batches(5))).index
+    assert torch.equal(b[1].train.fetch(ids), next(iter(b[1].train.batches(5))).x)
+    permuted = from_arrays("digits", "permuted", scenario="domain", seed=0)
+    assert not permuted[1].train.shares_samples(permuted[1].train)  # each stream has its own pixels there
+    assert not a[0].train.shares_samples(a[1].train)  # other ids
