@@ -61,7 +61,8 @@ class Bare:
             seconds += time.perf_counter() - begin
             # What the method remembers after a task is not the loop's speed: frostline's own functions do it.
             if self.method == "replay":
-                for batch in task.train.batches(1024, self._after(task.train, t)):
+                offered = torch.randperm(len(data), generator=generator(self.seed, "replay order", t))
+                for batch in task.train.batches(1024, offered):
                     memory.add(batch)
             if self.method == "ewc":
                 rng = generator(self.seed, "fisher", t)
@@ -72,9 +73,6 @@ class Bare:
                     centre[name] = torch.lerp(centre.get(name, p.detach()), p.detach(), share)
                     fisher[name] = total
         return seconds, steps
-
-    def _after(self, train: object, t: int) -> Tensor:
-        return torch.randperm(len(train), generator=generator(self.seed, "replay order", t))  # type: ignore[arg-type]
 
 
 def freeze_all_but_last_two_blocks(net: nn.Module) -> None:

@@ -1,7 +1,6 @@
 """One run from its configuration: build the parts, train, and leave the results in the run's folder."""
 
 import copy
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -24,11 +23,11 @@ from frostline.prefix import check_settings
 from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
 from frostline.run import Observer, Run, Settings
-from frostline.scope import everything
 from frostline.stepping import task_costs
 from frostline.strategies import Chain, Strategy
 from frostline.tracking import tracker
 from frostline.training import run_stream
+from frostline.writer import ResultWriter
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
     "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
@@ -47,13 +46,9 @@ class Job(NamedTuple):
 def execute(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
     """Train as `cfg` says; return the content of each run's result.json: one, or one a seed of trainer.seeds."""
     check(cfg)
-    return _execute(_jobs(cfg, folder))
-
-
-def _jobs(cfg: DictConfig, folder: Path) -> list[Job]:
     if cfg.trainer.seeds is None:
-        return [Job(cfg, folder)]
-    return [Job(_with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds]
+        return _execute([Job(cfg, folder)])
+    return _execute([Job(_with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds])
 
 
 def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
@@ -99,7 +94,7 @@ def _execute(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
     """Go on with the run in `folder`, or with the runs of several seeds, under the configuration they were started with."""
-    seeds = sorted(folder.glob("seed_*"), key=lambda path: int(path.name[5:]) if path.name[5:].isdigit() else -1)
+    seeds = sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
     if (folder / checkpoints.NAME).is_file() or not any((path / checkpoints.NAME).is_file() for path in seeds):
         seeds = [folder]  # one run; where there is none, the error says so
     states = {path: checkpoints.load(path) for path in seeds if len(seeds) == 1 or (path / checkpoints.NAME).is_file()}
@@ -172,7 +167,7 @@ def build_strategy(cfg: DictConfig) -> Strategy:
 
 def _build(
     job: Job, device: torch.device, reporters: list[Observer], cleanup: ExitStack, among: int
-) -> tuple[Run, "ResultWriter"]:
+) -> tuple[Run, ResultWriter]:
     """Build every part. The small ones come first: a bad setting is found before data are read."""
     cfg, folder, config = job.cfg, job.folder, plain(job.cfg)
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,40 +213,3 @@ def _settings(cfg: DictConfig) -> Settings:
 def _saver(folder: Path, delta: bool, extra: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     save = checkpoints.Saver(folder, delta)
     return lambda state: save({**state, **extra})
-
-
-class ResultWriter(Observer):
-    """Write result.json and its spreadsheets at the start and after every task."""
-
-    def __init__(self, folder: Path, config: dict[str, Any]):
-        self.folder = folder
-        self.config = config
-
-    def started(self, run: Run) -> None:
-        """Check for room and leave a result that says `running`."""
-        if shutil.disk_usage(self.folder).free < 2**27:
-            raise UsageError(f"{self.folder}: less than 128 MiB are free on this disk; results could not be written.")
-        self.write(run, "running")
-
-    def task_done(self, run: Run, index: int) -> None:
-        """Write what is known after task `index`."""
-        self.write(run, "running")
-
-    def write(self, run: Run, status: str, error: str | None = None) -> dict[str, Any]:
-        """Write and return the result as it stands."""
-        sizes = {row.trainable_parameters for row in run.meter.rows if row.phase == "train"}
-        whole = sizes <= {sum(p.numel() for n, p in run.model.named_parameters() if n in everything(run.model))}
-        content = results.result(
-            status=status,
-            config=self.config,
-            device=run.device,
-            stream=run.stream,
-            accuracy=run.accuracy,
-            meter=run.meter,
-            full=results.against_full(run.meter, run.full_flops, run.reference.seconds_per_sample, whole),
-            error=error,
-            training_state=run.state_bytes,
-            prefix_cache=run.cache_notes,
-        )
-        results.write(self.folder, content)
-        return content

@@ -53,15 +53,16 @@ class Stack:
         self.models, self.draws = list(models), draws
         self.parameters: dict[str, Tensor] = {}
         self._at: dict[int, Tensor] = {}  # by id of the first model's own
-        self._own = {name: [dict(m.named_parameters())[name] for m in models] for name in names}
-        for name, _ in models[0].named_parameters():
-            stacked = self._gather([dict(m.named_parameters())[name] for m in models])
+        self._own: dict[str, list[nn.Parameter]] = {}  # of those that train
+        for named in zip(*(m.named_parameters() for m in models), strict=True):
+            name, own = named[0][0], [p for _, p in named]
+            stacked = self._gather(own)
             if name in names:
-                self.parameters[name] = stacked.requires_grad_()
-        for name, _ in models[0].named_buffers():
-            self._gather([dict(m.named_buffers())[name] for m in models])
+                self.parameters[name], self._own[name] = stacked.requires_grad_(), own
+        for buffers in zip(*(m.buffers() for m in models), strict=True):
+            self._gather(buffers)
 
-    def _gather(self, own: list[Tensor]) -> Tensor:
+    def _gather(self, own: Sequence[Tensor]) -> Tensor:
         first = own[0]
         stacked = torch.empty_strided(  # each keeps its own layout
             (len(own), *first.shape), (_extent(first), *first.stride()), dtype=first.dtype, device=first.device

@@ -60,14 +60,16 @@ def traceless(run: Run, scope: Scope) -> Iterator[None]:
     """Put back what a step without an optimizer goes through: the strategy, the norms, the random numbers, the gradients."""
     strategy = copy.deepcopy(run.strategy.state_dict())
     buffers = {name: b.clone() for name, b in run.model.named_buffers()}
-    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
-        yield
-    run.strategy.load_state_dict(strategy)
-    with torch.no_grad():
-        for name, b in run.model.named_buffers():
-            b.copy_(buffers[name])
-    for p in scope.parameters.values():
-        p.grad = None
+    try:
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+            yield
+    finally:  # also where the step failed: a run may go on without what was tried
+        run.strategy.load_state_dict(strategy)
+        with torch.no_grad():
+            for name, b in run.model.named_buffers():
+                b.copy_(buffers[name])
+        for p in scope.parameters.values():
+            p.grad = None
 
 
 class StepCounter:

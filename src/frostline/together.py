@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -130,10 +130,10 @@ class Step:
         return self.head(x, self._visible(batches))
 
     def _entrance(self, lesson: Lesson, batch: Batch) -> Tensor:
-        if not lesson.prefix.random:
-            return lesson.prefix.entrance(batch)  # type: ignore[return-value]
-        with lesson.run.drawing():
-            return lesson.prefix.entrance(batch)  # type: ignore[return-value]
+        with lesson.run.drawing() if lesson.prefix.random else nullcontext():
+            state = lesson.prefix.entrance(batch)
+        assert isinstance(state, Tensor)  # a Classifier's stages pass on one
+        return state
 
     def _alone(self, place: int, batch: Batch) -> Tensor:
         lesson = self.lessons[place]
@@ -161,8 +161,8 @@ class Step:
             losses = torch.stack([s.criterion(b, z) for s, b, z in zip(self.strategies, batches, logits, strict=True)])
         if not any(s.uses("penalty") for s in self.strategies):
             return losses
-        trio = zip(self.strategies, self.scopes, batches, logits, strict=True)
-        return losses + torch.stack([s.penalty(scope, batch, z) for s, scope, batch, z in trio])
+        each = zip(self.strategies, self.scopes, batches, logits, strict=True)
+        return losses + torch.stack([s.penalty(scope, batch, z) for s, scope, batch, z in each])
 
     def _gradients(self, place: int) -> dict[str, Tensor]:
         return {n: p.grad[place] for n, p in self.stack.parameters.items() if p.grad is not None}
