@@ -77,12 +77,12 @@ def test_kill_and_resume_equal_uninterrupted(cli, tmp_path):
     """kill -9 in the middle of a task; weights, metrics and FLOPs end bit for bit as without it."""
     arguments = [
         "tracking=none", "stream=split_fashion_mnist_mini", "model=cnn", "strategy=[replay,ewc]",
-        "strategy.ewc.strength=10.0", "strategy.ewc.samples=50", "selector=last_k", "trainer.epochs=4",
+        "strategy.ewc.strength=10.0", "strategy.ewc.samples=50", "selector=last_k", "trainer.epochs=12",
     ]  # fmt: skip
     whole = cli(tmp_path, *arguments, "hydra.run.dir=whole")
     assert whole.returncode == 0, whole.stderr
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *arguments, "trainer.checkpoint_every_s=0.2",
+        [sys.executable, str(ROOT / "run.py"), *arguments, "trainer.checkpoint_every_s=0.1",
          "checkpoint.delta=true", "hydra.run.dir=killed"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip

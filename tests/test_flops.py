@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.flops import count_flops
 
@@ -106,3 +107,29 @@ def test_compiled_step_saves_too():
     compiled.zero_grad()
     counted = count_flops(lambda: compiled(x).sum().backward())
     assert counted == 2 * 8 * 64 * 64 * (4 + 1)
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__)
+def test_agrees_with_torchs_own_counter(context):
+    """Where that one has all formulas right; in inference mode composite operators come whole and are taken apart."""
+    layer = nn.TransformerDecoderLayer(16, 4, 32, batch_first=True)
+    nets = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv1d(3, 4, 3), nn.Bilinear(5, 6, 7), nn.LSTM(8, 9)])
+    inputs = [
+        [torch.randn(2, 3, 8, 8)],
+        [torch.randn(2, 3, 8)],
+        [torch.randn(4, 5), torch.randn(4, 6)],
+        [torch.randn(3, 2, 8)],
+    ]
+
+    def work():
+        loss = layer(torch.randn(2, 5, 16), torch.randn(2, 7, 16)).sum()
+        for net, x in zip(nets, inputs, strict=True):
+            out = net(*x)
+            loss = loss + (out[0] if isinstance(out, tuple) else out).sum()
+        if loss.requires_grad:
+            loss.backward()
+
+    with context(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with FlopCounterMode(display=False) as theirs:
+            work()
+        assert count_flops(work) == theirs.get_total_flops() > 0

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from frostline.checks import one_of
+from frostline.head import Head
 from frostline.scope import evaluating
 from frostline.types import Batch, Task
 
@@ -70,12 +71,15 @@ def squared_gradients(
 
 
 def _dense_layers(model: nn.Module) -> list[str]:
-    """Return the names of the plain linear layers that share no weight with another module."""
+    """Return the names of the linear layers that share no weight with another module.
+
+    The head is one of them: a class that it hides has no gradient at its output.
+    """
     owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     return [
         name
         for name, m in model.named_modules()
-        if type(m) is nn.Linear and all(owners[id(p)] == 1 for p in m.parameters(recurse=False))
+        if type(m) in (nn.Linear, Head) and all(owners[id(p)] == 1 for p in m.parameters(recurse=False))
     ]
 
 

@@ -186,7 +186,9 @@ def _build(
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
     check_settings(settings, model)
-    Augmentation(settings.augment)(next(iter(stream[0].train.batches(1))).x)  # refuses samples that are no images
+    Augmentation(settings.augment)(
+        next(iter(stream[0].train.batches(1, torch.arange(1)))).x
+    )  # refuses what is no image
     evaluation_data(stream[0], settings.evaluate_on)
     optimizer = with_fused(build(cfg.optimizer), settings.fused)
     optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour

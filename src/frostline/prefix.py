@@ -145,8 +145,9 @@ class Prefix:
             return 0, 0, "no layer is frozen before the first that trains"
         if run.strategy.remembered() is None:
             return 0, 0, f"{type(run.strategy).__name__} changes batches without naming its samples in `remembered`"
-        sample = next(iter(self.task.train.batches(2)))
-        randomly = bool(self.augment) or _draws_random_numbers(model, line, sample.x)
+        some = torch.arange(min(2, len(self.task.train)))  # an order of two: else all would be cut up for it
+        two = next(iter(self.task.train.batches(2, some)))
+        randomly = bool(self.augment) or _draws_random_numbers(model, line, two.x)
         if randomly and not views:
             reason = "augmentation or dropout before the frost line is random, and trainer.prefix_cache_views=0"
             if mode == "on":

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,9 @@ TRAINING_PHASES = ("compile", "select", "train", "consolidate", "cache")  # what
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return versions, the device's name, cores, threads and the git commit the run was made with."""
-    versions = {"python": platform.python_version()}
-    for package in ("frostline", "torch", "numpy", "scipy", "hydra-core", "omegaconf", "wandb"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
-        "versions": versions,
+        "versions": _versions(),
         "device": device.type,
         "device_name": name,
         "cores": os.cpu_count(),
@@ -44,6 +39,18 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+@lru_cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("frostline", "torch", "numpy", "scipy", "hydra-core", "omegaconf", "wandb"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@lru_cache
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -54,6 +61,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+@lru_cache
 def _git_commit() -> str | None:
     try:
         answer = subprocess.run(

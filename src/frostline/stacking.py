@@ -15,7 +15,8 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from frostline.models.classifier import Classifier, Head
+from frostline.head import Head
+from frostline.models.classifier import Classifier
 
 Draws = Sequence[Callable[[], AbstractContextManager[None]]]  # put each seed's own random numbers in force
 Function = Callable[[Tensor], Tensor]

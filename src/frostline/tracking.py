@@ -58,7 +58,12 @@ class WandbTracker(Observer):
                 tags=[*self.cfg.tags, strategy, *(["sweep"] if sweep else [])],
                 config=self.config,
                 settings=wandb.Settings(
-                    init_timeout=30, silent=True, disable_git=True, x_disable_stats=True, console="off"
+                    init_timeout=30,
+                    silent=True,
+                    disable_git=True,
+                    x_disable_stats=True,
+                    x_save_requirements=not sweep,  # the list of all packages takes .2 s; result.json has what counts
+                    console="off",
                 ),
             )
 

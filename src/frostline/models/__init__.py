@@ -1,6 +1,7 @@
 """What learns: a backbone of blocks and a head that knows which classes are visible."""
 
-from frostline.models.classifier import Classifier, Head
+from frostline.head import Head
+from frostline.models.classifier import Classifier
 from frostline.models.huggingface import huggingface, minilm
 from frostline.models.mlp import linear, mlp
 from frostline.models.resnet import cnn, resnet18, resnet34, resnet50, slim_resnet18

@@ -19,8 +19,11 @@ def run_figures(folder: Path, content: dict[str, Any]) -> None:
     target.mkdir(parents=True, exist_ok=True)
     figures = {"accuracy_matrix": accuracy_matrix(content), "accuracy_against_cost": accuracy_against_cost(content)}
     for name, figure in figures.items():
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        engine.execute(figure)  # once: savefig would do it for each file, and draw twice to do it
+        figure.set_layout_engine(None)
         figure.savefig(target / f"{name}.png", dpi=150)
-        figure.set_layout_engine("none")  # the second file takes the first one's layout
         figure.savefig(target / f"{name}.pdf")
 
 
