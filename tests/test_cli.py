@@ -215,6 +215,7 @@ REFUSED = [
     (["selector=last_k", "selector.k=9"], "The nearest valid value is 3."),
     (["stream.tasks=3"], "The nearest number of tasks that divides them is 2"),
     (["optimizer.lr=nan"], "optimizer.lr=nan: expected a finite number."),
+    (["figures=[pgn]"], "Did you mean 'png'?"),
     (["selector=[head,last_k]"], "only strategies can be combined"),
     (["strategy=null"], "Expected group=option"),
     (["+foo=1"], "foo: there is no such setting."),
@@ -288,6 +289,7 @@ def test_the_protocol_on_the_full_fashion_mnist_lands_where_independent_loops_do
 
 def test_several_seeds_at_once(cli, tmp_path):
     quick = ["stream=split_digits", "model=mlp", "model.hidden=[32]", "trainer.epochs=1", "tracking=none"]
+    quick += ["figures=[svg,pdf]"]
     done = cli(tmp_path, *quick, "strategy=replay", "trainer.seeds=[3,5]", "hydra.run.dir=both")
     assert done.returncode == 0, done.stderr
     assert "seeds 3, 5 at once" in done.stdout
@@ -297,6 +299,8 @@ def test_several_seeds_at_once(cli, tmp_path):
         assert (result["status"], result["seed"]) == ("complete", seed)
         assert result["config"]["strategy"]["replay"]["seed"] == seed  # what is interpolated from the seed follows it
         assert result["config"]["trainer"]["seeds"] is None
+        names = {path.name for path in (tmp_path / "both" / f"seed_{seed}" / "figures").iterdir()}
+        assert names == {f"accuracy_{what}.{kind}" for what in ("matrix", "against_cost") for kind in ("svg", "pdf")}
         alone = cli(tmp_path, *quick, "strategy=replay", f"seed={seed}", f"hydra.run.dir=alone{seed}")
         assert alone.returncode == 0, alone.stderr
         single = json.loads((tmp_path / f"alone{seed}" / "result.json").read_text())

@@ -78,6 +78,7 @@ class RunConfig:
 
     seed: int = 0
     resume: str | None = None
+    figures: list[str] = field(default_factory=lambda: ["png"])
     stream: Any = None
     model: Any = None
     strategy: Any = None
@@ -134,6 +135,8 @@ def check(cfg: DictConfig) -> None:
         if not seeds or len(set(seeds)) < len(seeds):
             raise UsageError(f"trainer.seeds={list(seeds)}: expected different seeds, such as trainer.seeds=[0,1,2,3].")
     in_range("trainer.threads", cfg.trainer.threads, 1)
+    for kind in cfg.figures:
+        one_of("figures", kind, ("png", "pdf", "svg"))
     one_of("cost.energy", cfg.cost.energy, ("off", "codecarbon"))
     one_of("tracking.name", cfg.tracking.name, ("none", "wandb"))
     one_of("tracking.mode", cfg.tracking.mode, ("offline", "online"))

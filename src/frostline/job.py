@@ -31,7 +31,7 @@ from frostline.writer import ResultWriter
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
     "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
-    "checkpoint", "cost.reference_steps", "stream.data_root", "stream.download",
+    "checkpoint", "figures", "cost.reference_steps", "stream.data_root", "stream.download",
 )  # fmt: skip
 
 
@@ -79,12 +79,13 @@ def _execute(jobs: Sequence[Job]) -> list[dict[str, Any]]:
             for run, writer in built:
                 writer.write(run, "failed", f"{type(error).__name__}: {error}")
             raise
-        from frostline.report.figures import run_figures  # matplotlib: not before the work is done
-
         contents = []
         for (run, writer), job in zip(built, jobs, strict=True):
             contents.append(writer.write(run, "complete"))
-            run_figures(job.folder, contents[-1])
+            if job.cfg.figures:
+                from frostline.report.figures import run_figures  # matplotlib: not before the work is done
+
+                run_figures(job.folder, contents[-1], job.cfg.figures)
             for observer in run.observers:
                 observer.finished(contents[-1], job.folder)
         if len(jobs) > 1:

@@ -20,7 +20,9 @@ from frostline.checks import UsageError
 from frostline.files import atomic_write
 from frostline.report.terminal import si, wide_console
 
-IGNORED = ("seed", "resume", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s")
+IGNORED = (
+    "seed", "resume", "figures", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s",
+)  # fmt: skip
 COLUMNS = ("accuracy", "forgetting", "intransigence", "flops", "seconds", "usd")
 
 

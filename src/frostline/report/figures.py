@@ -1,5 +1,6 @@
 """The figures of one run: its accuracy matrix, and accuracy against what it had cost by then."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from frostline.results import TRAINING_PHASES
 ACCENT, FAINT = "#0b5394", "#9aa5b1"
 
 
-def run_figures(folder: Path, content: dict[str, Any]) -> None:
-    """Write folder/figures/*.png and *.pdf."""
+def run_figures(folder: Path, content: dict[str, Any], kinds: Sequence[str] = ("png",)) -> None:
+    """Write each figure to folder/figures/ as a file of each kind."""
     target = folder / "figures"
     target.mkdir(parents=True, exist_ok=True)
     figures = {"accuracy_matrix": accuracy_matrix(content), "accuracy_against_cost": accuracy_against_cost(content)}
@@ -23,8 +24,8 @@ def run_figures(folder: Path, content: dict[str, Any]) -> None:
         assert engine is not None
         engine.execute(figure)  # once: savefig would do it for each file, and draw twice to do it
         figure.set_layout_engine(None)
-        figure.savefig(target / f"{name}.png", dpi=150)
-        figure.savefig(target / f"{name}.pdf")
+        for kind in kinds:
+            figure.savefig(target / f"{name}.{kind}", dpi=150)
 
 
 def accuracy_matrix(content: dict[str, Any]) -> Figure:
