@@ -30,10 +30,12 @@ class Bare:
         draws = generator(self.seed, "buffer-draws")
         fisher: dict[str, Tensor] = {}
         centre: dict[str, Tensor] = {}
-        seconds, steps = 0.0, 0
+        seconds, steps, every = 0.0, 0, torch.arange(stream.classes)
         for t, task in enumerate(stream.tasks):
             data = next(iter(task.train.batches(len(task.train))))
-            seen = torch.arange(stream.classes, device=data.x.device) < (t + 1) * stream.classes // len(stream)
+            seen = torch.isin(every, torch.tensor([c for s in stream.tasks[: t + 1] for c in s.classes])).to(
+                data.x.device
+            )
             net.train()
             if self.method == "partial" and t > 0:
                 freeze_all_but_last_two_blocks(net)
