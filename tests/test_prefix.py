@@ -155,9 +155,9 @@ def test_views_of_random_images(make_run):
     assert rows(run, "cache")[0].samples == 90
 
 
-def cache_of(run, line=2, **settings):
+def cache_of(run, line=2):
     with Scope(run.model, HeadOnly()(run.model, run.stream[0], None)).thawed():
-        cache = Cache(run.model, line, 1, Settings(**settings), None, run.device)
+        cache = Cache(run, line, 1)
         cache.fill(run.stream[1], [], lambda x: x)
     return cache
 

@@ -16,7 +16,7 @@ from frostline.checks import UsageError
 from frostline.costs import CostMeter
 from frostline.flops import count_flops
 from frostline.memory import digest
-from frostline.run import CACHE_DTYPES, Settings
+from frostline.run import CACHE_DTYPES, Run
 from frostline.scope import Staged, run_stages
 from frostline.types import Batch, Task
 
@@ -40,14 +40,13 @@ def prefix_digest(model: Staged, line: int) -> str:
 class Cache:
     """Activations after `line` stages, one row a sample and variant; in memory, or in a file where that is too much."""
 
-    model: Staged
+    run: Run
     line: int
     views: int
-    settings: Settings
-    scratch: Path | None
-    device: torch.device
 
     def __post_init__(self) -> None:
+        assert isinstance(self.run.model, Staged)
+        self.model, self.settings, self.device = self.run.model, self.run.settings, self.run.device
         self.digest = prefix_digest(self.model, self.line)
         self._asked: list[Tensor] = [torch.zeros(1, dtype=torch.int64, device=self.device)]  # rows not looked at so far
         self.count = 0
@@ -71,7 +70,7 @@ class Cache:
     ) -> None:
         """Compute every row, from an older cache with fewer stages where there is one; charge the meter's open phase."""
         room = len(task.train) + sum(map(len, remembered))
-        size = self.settings.eval_batch_size
+        size = self.run.eval_batch_size
         counted: dict[int, int] = {}  # operations by size of chunk, each counted once, outside the bill
         ids: list[Tensor] = []
         for view in range(self.views):
@@ -80,10 +79,11 @@ class Cache:
                 first, x = (0, augment(batch.x)) if old is None else (old.line, old.read(batch.index, view))
                 if meter is not None:
                     if len(batch) not in counted:
-                        with meter.paused():
+                        with meter.paused(), self.run.casting():
                             counted[len(batch)] = count_flops(partial(run_stages, self.model, first, self.line, x))
                     meter.step(len(batch), counted[len(batch)])
-                state = run_stages(self.model, first, self.line, x)
+                with self.run.casting():
+                    state = run_stages(self.model, first, self.line, x)
                 if not self._parts:
                     self._allocate(room * self.views, state)
                     self._single = len(state) == 1
@@ -125,7 +125,7 @@ class Cache:
         self.in_file = size > self.settings.prefix_cache_gib * 2**30
         for shape, dtype in zip(shapes, dtypes, strict=True):
             if self.in_file:
-                part = _file_tensor(shape, dtype, self.scratch)
+                part = _file_tensor(shape, dtype, self.run.scratch)
             else:
                 part = torch.empty(shape, dtype=dtype, device=self.device)
             part[rows] = torch.nan if dtype.is_floating_point else 0

@@ -24,7 +24,7 @@ def compiled_forward(lesson: Lesson, scope: Scope) -> tuple[Hashable, Forward] |
 
     The compilation is a phase of the bill. A batch of another kind (the last one of an epoch) would be compiled anew.
 
-    trainer.compile=on is refused where a model cannot be compiled. auto compiles convolutional and attention nets on a
+    on and reduce-overhead are refused where a model cannot be compiled. auto compiles convolutional and attention nets on a
     CPU if what the stream has still to learn would save more than a cold compilation takes, and says so where that fails.
     """
     run, mode = lesson.run, lesson.run.settings.compile
@@ -36,11 +36,13 @@ def compiled_forward(lesson: Lesson, scope: Scope) -> tuple[Hashable, Forward] |
         return None
     if run.compiled is None:
         torch._dynamo.reset()  # what earlier runs of this process compiled is in the way of no limit then
-        run.compiled = torch.compile(run.model, dynamic=False)
+        how = "reduce-overhead" if mode == "reduce-overhead" else None  # on a GPU: CUDA graphs
+        run.compiled = torch.compile(run.model, dynamic=False, mode=how)
     compiled, prefix = run.compiled, lesson.prefix
 
     def forward(batch: Batch, mask: Tensor | None) -> Tensor:
-        return compiled(prefix.augment(batch.x), mask)
+        with run.casting():
+            return compiled(prefix.augment(batch.x), mask).float()
 
     batch = next(iter(lesson.task.train.batches(run.settings.batch_size)))
     kind = step_kind(run, batch)
@@ -51,9 +53,10 @@ def compiled_forward(lesson: Lesson, scope: Scope) -> tuple[Hashable, Forward] |
             row.steps += 1
         except Exception as error:  # compilers fail in many ways: no C++ compiler, an operator that they do not know
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if mode == "on":
+            if mode != "auto":
                 raise UsageError(
-                    f"trainer.compile=on: {type(run.model).__name__} could not be compiled: {reason} Use trainer.compile=off."
+                    f"trainer.compile={mode}: {type(run.model).__name__} could not be compiled: {reason} "
+                    "Use trainer.compile=off."
                 ) from error
             print(f"frostline: torch.compile failed ({reason}); training goes on without it.")
             run.settings = replace(run.settings, compile="off")

@@ -26,12 +26,13 @@ class TrainerConfig:
     seeds: list[int] | None = None
     epochs: int = 1
     batch_size: int = 128
-    eval_batch_size: int = 512
+    eval_batch_size: int | None = None
     augment: list[str] = field(default_factory=list)
     device: str = "auto"
     threads: int | None = None
     channels_last: str = "auto"
     compile: str = "auto"
+    precision: str = "float32"
     fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"

@@ -18,12 +18,12 @@ def evaluate(run: Run, moment: int | None) -> list[float | None]:
     last = len(run.stream) - 1 if moment is None else min(moment + 1, len(run.stream) - 1)
     row: list[float | None] = [None] * len(run.stream)
     correct, sizes = [], []
-    with run.meter.phase("evaluate", moment) as bill, evaluating(run.model), torch.no_grad():
+    with run.meter.phase("evaluate", moment) as bill, evaluating(run.model), torch.no_grad(), run.casting():
         run.features.look(run.model)
         with run.meter.paused():  # what a kill took; the bill has it already
             for j in run.features.take_owed():
                 source = evaluation_data(run.stream[j], run.settings.evaluate_on)
-                batches = source.batches(run.settings.eval_batch_size)
+                batches = source.batches(run.eval_batch_size)
                 run.features.keep(j, [run.features.before(run.model, batch.x) for batch in batches])
         for j in range(last + 1):
             source = evaluation_data(run.stream[j], run.settings.evaluate_on)
@@ -49,7 +49,7 @@ def _count_correct(run: Run, task: int, source: Source, visible: Tensor | None) 
     features, held = run.features, run.features.held.get(task)
     states: list[State] = []
     correct = torch.zeros((), dtype=torch.int64, device=run.device)
-    for number, batch in enumerate(source.batches(run.settings.eval_batch_size, samples=held is None)):
+    for number, batch in enumerate(source.batches(run.eval_batch_size, samples=held is None)):
         if not features.line:
             work = partial(run.model, batch.x, visible)
         else:

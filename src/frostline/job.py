@@ -19,6 +19,7 @@ from frostline.checks import UsageError, one_of
 from frostline.config import DictConfig, check, differences, plain
 from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.evaluation import evaluation_data
+from frostline.precision import set_precision
 from frostline.prefix import check_settings
 from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
@@ -61,6 +62,7 @@ def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
 def _execute(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     first = jobs[0].cfg
     device = choose_device(first.trainer.device)
+    set_precision(first.trainer.precision, device)
     if first.trainer.threads is not None:
         torch.set_num_threads(first.trainer.threads)
     with ExitStack() as cleanup:

@@ -59,12 +59,13 @@ class Prefix:
 
     def logits(self, batch: Batch, mask: Tensor | None) -> Tensor:
         """Return the logits of the batch, from its samples or from their cached activations."""
-        if self.cache is None:
-            return self.run.model(self.augment(batch.x), mask)
-        state = self.cache.read(batch.index)
-        for stage in self._tail:
-            state = stage(state)
-        return self._head(state, mask)
+        with self.run.casting():
+            if self.cache is None:
+                return self.run.model(self.augment(batch.x), mask).float()
+            state = self.cache.read(batch.index)
+            for stage in self._tail:
+                state = stage(state)
+            return self._head(state, mask).float()
 
     def entrance(self, batch: Batch) -> Tensor | tuple[Tensor, ...]:
         """Return what the first stage that runs takes: the samples, or cached activations."""
@@ -102,7 +103,7 @@ class Prefix:
     def _build(self, line: int, views: int, old: Cache | None = None, meter: CostMeter | None = None) -> None:
         run = self.run
         assert isinstance(run.model, Staged)
-        self.cache = Cache(run.model, line, views, run.settings, run.scratch, run.device)
+        self.cache = Cache(run, line, views)
         self._tail, self._head = run.model.stages()[line:], run.model.head
         self.cache.fill(self.task, list(run.strategy.remembered() or ()), self.augment, old, meter)
 

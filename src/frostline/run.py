@@ -1,7 +1,7 @@
 """Run: all that a run is made of, how far it has come, and who watches it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from frostline.augmentation import Augmentation
 from frostline.checks import UsageError, in_range, one_of
 from frostline.costs import CostMeter, Reference
 from frostline.features import Features
+from frostline.precision import PRECISIONS, casting
 from frostline.selectors import Change, Selector
 from frostline.strategies import Strategy
 from frostline.types import TaskStream
@@ -30,10 +31,11 @@ class Settings:
 
     epochs: int = 1
     batch_size: int = 128
-    eval_batch_size: int = 512
+    eval_batch_size: int | None = None
     augment: Sequence[str] = ()
     channels_last: str = "auto"
     compile: str = "off"
+    precision: str = "float32"
     fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
@@ -51,8 +53,10 @@ class Settings:
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
         in_range("cost.reference_steps", self.reference_steps, 0)
-        for name in ("channels_last", "compile", "fused", "prefix_cache"):
+        for name in ("channels_last", "fused", "prefix_cache"):
             one_of(f"trainer.{name}", getattr(self, name), ("auto", "on", "off"))
+        one_of("trainer.compile", self.compile, ("auto", "on", "off", "reduce-overhead"))
+        one_of("trainer.precision", self.precision, PRECISIONS)
         one_of("trainer.optimizer_state", self.optimizer_state, ("reset", "keep"))
         one_of("trainer.evaluate_on", self.evaluate_on, ("test", "validation"))
         one_of("trainer.prefix_cache_dtype", self.prefix_cache_dtype, CACHE_DTYPES)
@@ -156,6 +160,15 @@ class Run:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @property
+    def eval_batch_size(self) -> int:
+        """How many samples are evaluated at once: what fits a CPU's caches unless trainer.eval_batch_size says otherwise."""
+        return self.settings.eval_batch_size or (128 if self.device.type == "cpu" else 1024)
+
+    def casting(self) -> AbstractContextManager:
+        """Return what this run's forward passes run in."""
+        return casting(self.settings.precision, self.device)
 
     @property
     def full_flops(self) -> float:

@@ -130,7 +130,7 @@ class StepCounter:
             if not batch.x.numel():  # a cached step: its samples were not read
                 batch = next(iter(self.task.train.batches(len(batch))))
             run.reference = run.reference.measure(
-                run.model, batch.x, batch.y, self.task.mask(batch), run.optimizer, repeats=repeats
+                run.model, batch.x, batch.y, self.task.mask(batch), run.optimizer, repeats=repeats, casting=run.casting
             )
 
 

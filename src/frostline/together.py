@@ -117,6 +117,11 @@ class Step:
 
     def _logits(self, batches: Sequence[Batch]) -> Tensor | list[Tensor]:
         """Return logits [S, B, C]; a list where the lessons' batches or models do not fit into one tensor."""
+        with self.lessons[0].run.casting():
+            logits = self._cast_logits(batches)
+        return logits.float() if isinstance(logits, Tensor) else logits
+
+    def _cast_logits(self, batches: Sequence[Batch]) -> Tensor | list[Tensor]:
         if self.reads_at_once:
             x = self._read(batches)
         elif not self.stacked or len({len(batch) for batch in batches}) > 1:

@@ -4,6 +4,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,8 +34,12 @@ class Reference:
         optimizer: Callable[..., torch.optim.Optimizer],
         *,
         repeats: int,
+        casting: Callable[[], AbstractContextManager] = nullcontext,
     ) -> "Reference":
-        """Return this with the seconds filled in: of `repeats` real steps, after one to warm up, on a throw-away copy."""
+        """Return this with the seconds filled in: of `repeats` real steps, after one to warm up, on a throw-away copy.
+
+        casting: what a forward pass runs in (trainer.precision).
+        """
         twin = copy.deepcopy(model)
         with torch.random.fork_rng(), Scope(twin, everything(model)).thawed() as scope:
             stepper = optimizer(list(scope.parameters.values()))
@@ -43,7 +48,9 @@ class Reference:
                 _synchronise(x.device)
                 begin = time.perf_counter()
                 stepper.zero_grad(set_to_none=True)
-                nn.functional.cross_entropy(twin(x, mask), y).backward()
+                with casting():
+                    logits = twin(x, mask)
+                nn.functional.cross_entropy(logits.float(), y).backward()
                 stepper.step()
                 _synchronise(x.device)
                 return time.perf_counter() - begin
