@@ -1,4 +1,4 @@
-"""What the rules behind `trainer.fused`, `channels_last` and `compile` rest on: each switch alone, on one repeated step.
+"""What the rules behind the trainer's `fused`, `channels_last`, `compile`, `precision` and `eval_batch_size` rest on.
 
 python benchmarks/speed/options.py             # some five minutes on 2 cores, mostly cold compilations
 python benchmarks/speed/options.py --models mlp --rounds 20
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 from frostline.models import mlp, resnet18, slim_resnet18, vit
@@ -76,9 +77,39 @@ def steps(net: nn.Module, batch: int, rounds: int) -> None:
     sides = {
         f"{'compiled' if c else 'plain'} {n}".strip(): side(m, c) for n, m in layouts.items() for c in (False, True)
     }
+    sides["plain, bfloat16"] = _in_bfloat16(sides["plain"])
     found = medians(sides, rounds)
     for name, ms in found.items():
         print(f"  step, {name:22} {ms:8.2f} ms  {ms / found['plain']:.2f}", flush=True)
+
+
+def _in_bfloat16(step: Callable[[], object]) -> Callable[[], object]:
+    def cast() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step()
+
+    return cast
+
+
+def evaluations(net: nn.Module, rounds: int) -> None:
+    """Print the milliseconds of evaluating 1024 samples by batch size, and with batch-norm folded into the convolutions."""
+    net = net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    samples = torch.rand(1024, 1, 28, 28)
+
+    def side(model: nn.Module, size: int) -> Callable[[], object]:
+        @torch.no_grad()
+        def work() -> None:
+            for part in torch.arange(1024).split(size):
+                model(samples.index_select(0, part))
+
+        return work
+
+    sides = {f"batches of {size}": side(net, size) for size in (32, 128, 512, 1024)}
+    if any(isinstance(m, nn.BatchNorm2d) for m in net.modules()):
+        backbone = net.get_submodule("backbone")
+        sides |= {"backbone, 128": side(backbone, 128), "backbone folded, 128": side(fuse(backbone), 128)}
+    for name, ms in medians(sides, rounds).items():
+        print(f"  evaluation, {name:22} {ms:8.2f} ms", flush=True)
 
 
 def main() -> None:
@@ -94,6 +125,7 @@ def main() -> None:
         print(f"{name}, batch {batch}")
         updates(copy.deepcopy(net), options.rounds)
         steps(net, batch, options.rounds)
+        evaluations(net, options.rounds)
 
 
 if __name__ == "__main__":
