@@ -41,7 +41,7 @@ CASES: dict[str, tuple[int, int, Any, float | None]] = {  # width, batch, strate
 
 def build(stream: TaskStream, width: int, batch: int, strategy: Any, seed: int) -> Run:
     """Return an ordinary run of the protocol."""
-    device = next(iter(stream[0].train.batches(1))).x.device
+    device = next(iter(stream[0].train.batches(1, torch.arange(1)))).x.device
     torch.manual_seed(derive(seed, "model"))
     net = mlp(stream.shape, stream.classes, [width, width]).to(device)
     settings = Settings(batch_size=batch, seed=seed, reference_steps=0)
