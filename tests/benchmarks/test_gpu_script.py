@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_gpu_script_runs_on_the_cpu(tmp_path):
     try:
         load("fashion_mnist")
