@@ -34,6 +34,12 @@ class Lookout:
             self.saved = time.monotonic()
         self.next = time.monotonic() + LOOK_EVERY_S
 
+    def _strengths(self) -> str:
+        """Return the settings of the strategies that pull at weights, which diverge where they pull too hard."""
+        members = getattr(self.run.strategy, "members", [self.run.strategy])
+        pulls = [f"strength={m.strength:g} of {type(m).__name__}" for m in members if getattr(m, "strength", 0)]
+        return f"(or a smaller {', '.join(pulls)}) " if pulls else ""
+
     def check(self) -> None:
         """Raise Diverged, naming the first step whose loss is not finite."""
         bad = (~self.losses.isfinite()).nonzero()
@@ -42,5 +48,5 @@ class Lookout:
             raise Diverged(
                 f"The loss became {float(self.losses[bad[0]])} in task {self.task.index} ({self.task.name}), epoch "
                 f"{epoch}, step {step}. Training stopped; the last good checkpoint is kept. "
-                "A smaller optimizer.lr (or strategy strength) is the usual cure."
+                f"A smaller optimizer.lr {self._strengths()}is the usual cure."
             )

@@ -27,7 +27,7 @@ class EWC(Strategy):
     may thaw tomorrow; only thawed ones are penalised.
     """
 
-    strength: float = 100.0
+    strength: float = 10.0
     mode: str = "separate"
     decay: float = 1.0
     labels: str = "sampled"
