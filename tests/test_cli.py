@@ -215,6 +215,7 @@ REFUSED = [
     (["selector=last_k", "selector.k=9"], "The nearest valid value is 3."),
     (["stream.tasks=3"], "The nearest number of tasks that divides them is 2"),
     (["optimizer.lr=nan"], "optimizer.lr=nan: expected a finite number."),
+    (["strategy=[replay,replay]"], "each named once"),
     (["figures=[pgn]"], "Did you mean 'png'?"),
     (["selector=[head,last_k]"], "only strategies can be combined"),
     (["strategy=null"], "Expected group=option"),

@@ -113,6 +113,12 @@ def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> list[dict[str
     if not jobs:
         print(f"frostline: the run in {folder} is already complete.")
         return [results.read(path) for path in seeds]
+    before, now = next(iter(states.values()))["threads"], jobs[0].cfg.trainer.threads or torch.get_num_threads()
+    if before != now:
+        print(
+            f"frostline: the run began on {before} threads and goes on with {now}: sums may round differently. "
+            f"trainer.threads={before} keeps its bits."
+        )
     return _execute(jobs)
 
 
@@ -203,7 +209,9 @@ def _build(
     ]
     for observer in observers:
         cleanup.callback(observer.close)
-    save = _saver(folder, cfg.checkpoint.delta, {"config": config, "tasks": len(stream)})
+    save = _saver(
+        folder, cfg.checkpoint.delta, {"config": config, "tasks": len(stream), "threads": torch.get_num_threads()}
+    )
     run = Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers, folder)
     selector.check(model, task_costs(run, stream[0]))
     return run, writer

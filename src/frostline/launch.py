@@ -1,14 +1,14 @@
 """The Hydra entry behind run.py and `frostline run`; errors become one clear message."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from frostline.checks import UsageError, nearest
+from frostline.checks import UsageError
 from frostline.config import DictConfig, conf_dir, register
+from frostline.explain import explain
 
 ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "trainer", "cost", "tracking")
 
@@ -43,6 +43,10 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
         for group in ONE_OF_A_KIND:
             if context.runtime.choices.get(group) is None:  # Hydra would merge several, and the last would win
                 _stop(f"{group}: expected the name of one option; only strategies can be combined.")
+        for chain in (o for o in context.overrides.task if o.startswith("strategy=[")):
+            members = [name.strip() for name in chain.partition("=")[2].strip("[]").split(",")]
+            if len(set(members)) < len(members):
+                _stop(f"{chain}: expected different strategies, each named once.")  # Hydra would merge them into one
         try:
             if cfg.resume is None:
                 execute(cfg, folder)
@@ -84,41 +88,3 @@ def _for_resume(arguments: list[str]) -> list[str]:
 def _stop(message: str, code: int = 1) -> NoReturn:
     print(f"frostline: {message}", file=sys.stderr)
     raise SystemExit(code)
-
-
-def explain(error: BaseException) -> str | None:
-    """Return one clear message for an error of the user's making, None for anything else (a bug: show the traceback)."""
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import OmegaConfBaseException
-
-    inner: BaseException | None = error
-    while inner is not None:  # what we refuse ourselves may come wrapped in Hydra's own error
-        if isinstance(inner, UsageError):
-            return str(inner)
-        inner = inner.__cause__
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={name}: expected one of {', '.join(error.options)}.{nearest(name, error.options)}"
-    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
-        return f"{error}. Expected group=option, such as strategy=finetune."
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return None
-    cause: Any = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    text = f"{error}\n{cause or ''}".replace("Error merging override ", "").strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [
-        line for line in lines if not re.match(r"(full_key|object_type|reference_type)[:=]|To append|Set the env", line)
-    ]
-    return ". ".join(dict.fromkeys(line.rstrip(".") for line in kept)) + "." + _hint(cause, text)
-
-
-def _hint(cause: Any, text: str) -> str:
-    """Return the nearest key for a key that does not exist."""
-    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']+')", f"{text} {cause}")
-    group = re.search(r"Could not override '([^']+)'", text)
-    if unknown is None and group is None:
-        return ""
-    name = unknown.group(1) if unknown else str(group.group(1) if group else "").split(".")[-1]
-    parent = getattr(cause, "parent_node", None)
-    known = [str(k) for k in parent] if parent is not None and hasattr(parent, "keys") else []
-    return nearest(name, known) or (f" Known keys: {', '.join(known)}." if known else "")

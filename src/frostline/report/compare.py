@@ -85,7 +85,9 @@ def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]
                 console.print(f"[yellow]left out: {path.parent} is {content['status']}[/]", soft_wrap=True)
     if not found:
         where = ", ".join(map(str, folders))
-        raise UsageError(f"No complete run below {where}: expected folders that hold a {results.NAME}.")
+        raise UsageError(
+            f"No complete run below {where}: expected a {results.NAME} that says so; resume=FOLDER goes on with a run."
+        )
     return list(found.values())
 
 
@@ -209,6 +211,14 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("average accuracy after the last task")
+    seeds = {len(group.runs) for group in groups}
+    bars = (
+        f"mean and 95 % interval over {seeds.pop() if len(seeds) == 1 else 'all'} seeds"
+        if max(seeds) > 1
+        else "one seed"
+    )
+    streams = dict.fromkeys(run["stream"]["name"] for group in groups for run in group.runs)
+    figure.suptitle(f"{', '.join(streams)}: {bars}", fontsize=10)
     handles, names = figure.axes[0].get_legend_handles_labels()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -75,7 +75,9 @@ def accuracy_against_cost(content: dict[str, Any]) -> Figure:
         axes.plot(spent, mean, "o-", color=ACCENT, label="this run", clip_on=False)
         for number, (x, y) in enumerate(zip(spent, mean, strict=True)):
             if not np.isnan(y) and len(mean) <= 12:
-                axes.annotate(f"task {number}", (x, y), textcoords="offset points", xytext=(5, 6), fontsize=8)
+                below = number + 1 < len(mean) and mean[number + 1] > y  # out of the curve's way
+                beside = {"xytext": (0, -14 if below else 7), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(f"task {number}", (x, y), fontsize=8, **beside)
         if full.get(column):
             _mark_full(axes, full[column] / scale)
         axes.set_xlabel(f"{label} spent on learning")
@@ -91,4 +93,4 @@ def accuracy_against_cost(content: dict[str, Any]) -> Figure:
 
 
 def _mark_full(axes: Axes, x: float) -> None:
-    axes.axvline(x, color=FAINT, linestyle="--", label="full fine-tuning of the same batches")
+    axes.axvline(x, color=FAINT, linestyle="--", zorder=0, label="full fine-tuning of the same batches")

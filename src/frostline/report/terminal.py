@@ -49,6 +49,11 @@ class TerminalReport(runs.Observer):
             f"{si(size)} parameters on {run.device}{going_on}",
             soft_wrap=True,
         )
+        if run.scratch is not None:
+            folder = run.scratch.parent if len(self.seeds) > 1 else run.scratch
+            self.console.print(
+                f"[dim]if it is killed: python run.py resume={folder}[/]", soft_wrap=True, highlight=False
+            )
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
@@ -113,8 +118,8 @@ class TerminalReport(runs.Observer):
 def accuracy_table(content: dict[str, Any]) -> Table:
     """Return the accuracy matrix as a table."""
     tasks = content["stream"]["tasks"]
-    table = Table(title="Test accuracy after each task (rows) on every task (columns)", box=SIMPLE_HEAD)
-    table.add_column("after")
+    table = Table(title="Test accuracy after each task", box=SIMPLE_HEAD)
+    table.add_column("after \\ on")
     for name in tasks:
         table.add_column(name, justify="right")
     for i, row in enumerate(content["accuracy"]):

@@ -1,0 +1,37 @@
+"""Messages for what was typed wrong, without starting a process each."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from frostline.config import conf_dir, register
+from frostline.explain import explain
+
+WRONG = {
+    "strategy=[replay,ewcc]": "strategy=ewcc: expected one of cumulative, ewc, finetune, ",
+    "model=mpl": "model=mpl: expected one of",
+    "figures=png": "figures=png: expected a list, such as figures=[png].",
+    "trainer.seeds=[a]": "trainer.seeds=[a]: expected a whole number, not 'a'.",
+    "trainer.epochs=1.5": "trainer.epochs=1.5: expected a whole number, not '1.5'.",
+    "checkpoint.delta=maybe": "checkpoint.delta=maybe: expected true or false, not 'maybe'.",
+    "strategy=[replay,ewc,]": "cannot be read. Expected key=value, or key=[a,b] for a list, without a comma at its end.",
+    "replay": "replay: expected key=value, such as strategy=replay.",
+    "epochs=3": "epochs: there is no such setting. Did you mean trainer.epochs?",
+    "selector.k=2": "Did you mean selector.k (of selector=except_first_k, ",
+    "strategy.capacity=5": "Did you mean strategy.replay.capacity (of strategy=replay)?",
+    "optimizer.lrr=1": "optimizer.lrr: there is no such setting. Did you mean 'lr'?",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_one_line_that_says_what_was_expected(override):
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("config", overrides=[override])
+    message = explain(caught.value)
+    assert message is not None
+    assert WRONG[override] in message
+    assert "\n" not in message
+
+
+def test_a_bug_is_not_explained_away():
+    assert explain(ZeroDivisionError("division by zero")) is None
