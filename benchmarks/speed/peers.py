@@ -80,5 +80,7 @@ def avalanche_train(method: str, benchmark: Any, net: nn.Module, lr: float, batc
         train_mb_size=batch_size, train_epochs=1, evaluator=quiet, plugins=[clock], **extra,
     )  # fmt: skip
     for experience in benchmark.train_stream:
-        strategy.train(experience)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of its own, at every task
+            strategy.train(experience)
     return clock.seconds, clock.steps

@@ -7,7 +7,7 @@ from rich.table import Table
 from frostline.config import conf_dir
 from frostline.report.terminal import wide_console
 
-GROUPS = ("experiment", "stream", "model", "strategy", "selector", "optimizer", "trainer", "tracking")
+GROUPS = ("experiment", "stream", "model", "strategy", "selector", "optimizer", "trainer", "cost", "tracking")
 
 
 def show_options() -> None:
