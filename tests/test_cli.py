@@ -235,6 +235,15 @@ def test_bad_input_is_one_message_before_any_training(cli, tmp_path, arguments, 
     assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
+def test_every_wrong_run_of_a_sweep_is_named(cli, tmp_path):
+    done = cli(tmp_path, "-m", "tracking=none", "seed=0,1", "trainer.epochs=0")
+    assert done.returncode == 1
+    for number in (0, 1):
+        assert f"frostline: run {number}: trainer.epochs=0: expected a finite number >= 1." in done.stderr
+    assert "2 of the sweep's runs failed, as said above." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):
     done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", "trainer.epochs=3", "hydra.run.dir=a")
     assert done.returncode == 1

@@ -16,20 +16,22 @@ ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "trainer", "cost", 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    failed: list[str] = []
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     try:
-        _run_hydra(_for_resume(arguments), wants_traceback)
+        _run_hydra(_for_resume(arguments), wants_traceback, failed)
     except KeyboardInterrupt:
         _stop("Interrupted before the run began.", code=130)
     except Exception as error:
         message = explain(error)
         if message is None or wants_traceback:
             raise
-        _stop(message)
+        _stop(f"{len(failed)} of the sweep's runs failed, as said above." if failed else message)
 
 
-def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
+def _run_hydra(arguments: list[str], wants_traceback: bool, failed: list[str]) -> None:
+    """Hand the job to Hydra; put into `failed` what is said of runs of a sweep, whose other runs go on."""
     import hydra
 
     def job(cfg: DictConfig) -> None:
@@ -56,9 +58,13 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
             _stop(f"Interrupted. Go on from the last checkpoint with: python run.py resume={folder}", code=130)
         except Exception as error:
             message = explain(error)
-            if message is None or wants_traceback or context.mode == RunMode.MULTIRUN:
-                raise  # in a sweep Hydra runs the other jobs first
-            _stop(message)
+            if message is None or wants_traceback:
+                raise
+            if context.mode != RunMode.MULTIRUN:
+                _stop(message)
+            failed.append(message)
+            print(f"frostline: run {context.job.num}: {message}", file=sys.stderr)
+            raise  # Hydra runs the others first
 
     register()
     sys.argv = [sys.argv[0], *arguments]
