@@ -23,7 +23,10 @@ def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", *, own
         for p in ("train", "consolidate", "evaluate")
     ]
     metrics = {"average_accuracy": accuracy, "forgetting": None, "intransigence": None}
-    return {"config": config, "seed": seed, "metrics": metrics, "ledger": ledger, "accuracy": [[0.1], [accuracy]]}
+    return {
+        "config": config, "seed": seed, "metrics": metrics, "ledger": ledger, "accuracy": [[0.1], [accuracy]],
+        "stream": {"name": "split_digits"},
+    }  # fmt: skip
 
 
 def labels(runs):
@@ -69,6 +72,7 @@ def test_intransigence_from_a_cumulative_run():
 def test_figure_has_a_point_for_each_configuration():
     figure = accuracy_against_cost(group_runs([run(seed=0), run(seed=1), run("ewc")]))
     assert len(figure.axes[0].containers) == 2
+    assert figure.get_suptitle() == "split_digits: mean and 95 % interval over all seeds"
 
 
 def test_numbers_for_people():
