@@ -1,7 +1,7 @@
 """What the rules behind the trainer's `fused`, `channels_last`, `compile`, `precision` and `eval_batch_size` rest on.
 
 python benchmarks/speed/options.py             # some five minutes on 2 cores, mostly cold compilations
-python benchmarks/speed/options.py --models mlp --rounds 20
+python benchmarks/speed/options.py --models mlp --rounds 20 --parts updates
 """
 
 import argparse
@@ -17,10 +17,11 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
-from frostline.models import mlp, resnet18, slim_resnet18, vit
+from frostline.models import cnn, mlp, resnet18, slim_resnet18, vit
 
 MODELS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "mlp": (mlp, 128),
+    "cnn": (cnn, 64),
     "slim_resnet18": (slim_resnet18, 64),
     "resnet18": (resnet18, 64),
     "transformer": (partial(vit, width=384, depth=6), 32),
@@ -116,6 +117,7 @@ def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--parts", nargs="+", choices=["updates", "steps", "evaluations"], help="default: all")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     for name in options.models:
@@ -123,9 +125,12 @@ def main() -> None:
         torch.manual_seed(0)
         net = build((1, 28, 28), 10)
         print(f"{name}, batch {batch}")
-        updates(copy.deepcopy(net), options.rounds)
-        steps(net, batch, options.rounds)
-        evaluations(net, options.rounds)
+        if not options.parts or "updates" in options.parts:
+            updates(copy.deepcopy(net), options.rounds)
+        if not options.parts or "steps" in options.parts:
+            steps(net, batch, options.rounds)
+        if not options.parts or "evaluations" in options.parts:
+            evaluations(net, options.rounds)
 
 
 if __name__ == "__main__":
