@@ -2,6 +2,7 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 
 from frostline.config import conf_dir, register
 from frostline.explain import explain
@@ -14,6 +15,7 @@ WRONG = {
     "trainer.epochs=1.5": "trainer.epochs=1.5: expected a whole number, not '1.5'.",
     "checkpoint.delta=maybe": "checkpoint.delta=maybe: expected true or false, not 'maybe'.",
     "strategy=[replay,ewc,]": "cannot be read. Expected key=value, or key=[a,b] for a list, without a comma at its end.",
+    "strategy=replay,ewc": "several values need -m, which runs each, or brackets, which chain them: strategy=[replay,ewc].",
     "replay": "replay: expected key=value, such as strategy=replay.",
     "epochs=3": "epochs: there is no such setting. Did you mean trainer.epochs?",
     "selector.k=2": "Did you mean selector.k (of selector=except_first_k, ",
@@ -25,7 +27,7 @@ WRONG = {
 @pytest.mark.parametrize("override", WRONG)
 def test_one_line_that_says_what_was_expected(override):
     register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(HydraException) as caught:
         compose("config", overrides=[override])
     message = explain(caught.value)
     assert message is not None

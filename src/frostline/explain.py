@@ -55,7 +55,8 @@ def _ambiguous(line: str) -> str:
     found = re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", line)
     if found is None:
         return ""
-    return f"{found[1]}={found[2]}: several values need -m, which runs each, or brackets: {found[1]}=[{found[2]}]."
+    chain = f", or brackets, which chain them: strategy=[{found[2]}]" if found[1] == "strategy" else ""
+    return f"{found[1]}={found[2]}: several values need -m, which runs each{chain}."
 
 
 def _wrong_type(text: str, override: str) -> str:

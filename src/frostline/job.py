@@ -195,9 +195,8 @@ def _build(
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
     check_settings(settings, model)
-    Augmentation(settings.augment)(
-        next(iter(stream[0].train.batches(1, torch.arange(1)))).x
-    )  # refuses what is no image
+    sample = next(iter(stream[0].train.batches(1, torch.arange(1))))
+    Augmentation(settings.augment)(sample.x)  # refuses what is no image
     evaluation_data(stream[0], settings.evaluate_on)
     optimizer = with_fused(build(cfg.optimizer), settings.fused)
     optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
@@ -209,9 +208,8 @@ def _build(
     ]
     for observer in observers:
         cleanup.callback(observer.close)
-    save = _saver(
-        folder, cfg.checkpoint.delta, {"config": config, "tasks": len(stream), "threads": torch.get_num_threads()}
-    )
+    extra = {"config": config, "tasks": len(stream), "threads": torch.get_num_threads()}
+    save = _saver(folder, cfg.checkpoint.delta, extra)
     run = Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers, folder)
     selector.check(model, task_costs(run, stream[0]))
     return run, writer

@@ -37,7 +37,9 @@ class Lookout:
     def _strengths(self) -> str:
         """Return the settings of the strategies that pull at weights, which diverge where they pull too hard."""
         members = getattr(self.run.strategy, "members", [self.run.strategy])
-        pulls = [f"strength={m.strength:g} of {type(m).__name__}" for m in members if getattr(m, "strength", 0)]
+        pulls = [
+            f"strategy.{type(m).__name__.lower()}.strength={m.strength:g}" for m in members if getattr(m, "strength", 0)
+        ]
         return f"(or a smaller {', '.join(pulls)}) " if pulls else ""
 
     def check(self) -> None:

@@ -211,9 +211,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         out = torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-        ctx.save_for_backward(
-            x.to(out.dtype), weight.to(out.dtype)
-        )  # rounded where the product was (trainer.precision)
+        ctx.save_for_backward(x.to(out.dtype), weight.to(out.dtype))  # rounded where the product was
         return out
 
     @staticmethod

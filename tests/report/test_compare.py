@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from frostline.report.compare import Group, accuracy_against_cost, group_runs
-from frostline.report.terminal import si, size
+from frostline.report.tables import si, size
 
 
 def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", *, own=None, lr=0.05, device="cpu"):

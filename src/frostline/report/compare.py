@@ -18,7 +18,8 @@ from scipy.special import stdtrit
 from frostline import metrics, results
 from frostline.checks import UsageError
 from frostline.files import atomic_write
-from frostline.report.terminal import si, wide_console
+from frostline.report.tables import si
+from frostline.report.terminal import wide_console
 
 IGNORED = (
     "seed", "resume", "figures", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s",

@@ -1,18 +1,15 @@
 """The terminal: progress while a run goes on, then the accuracy matrix, the metrics and the bill."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from frostline import run as runs
-
-LONG_BILL = 24  # rows; a longer bill is summed over tasks, the ledger file has every row
+from frostline.report.tables import accuracy_table, against_full_lines, bill_table, metrics_table, saving_lines, si
 
 
 class _Rate(ProgressColumn):
@@ -113,140 +110,3 @@ class TerminalReport(runs.Observer):
 
         self.console.print(seeds_table(contents))
         self.console.print(f"A run folder for each seed: [bold]{folder}[/]", soft_wrap=True)
-
-
-def accuracy_table(content: dict[str, Any]) -> Table:
-    """Return the accuracy matrix as a table."""
-    tasks = content["stream"]["tasks"]
-    table = Table(title="Test accuracy after each task", box=SIMPLE_HEAD)
-    table.add_column("after \\ on")
-    for name in tasks:
-        table.add_column(name, justify="right")
-    for i, row in enumerate(content["accuracy"]):
-        cells = ["" if v is None else f"{v:.3f}" for v in row]
-        if i:
-            cells[i - 1] = f"[bold]{cells[i - 1]}[/]"
-        table.add_row("untrained" if i == 0 else tasks[i - 1], *cells)
-    return table
-
-
-def metrics_table(content: dict[str, Any]) -> Table:
-    """Return the metrics as a table."""
-    table = Table(title="Metrics", box=SIMPLE_HEAD, show_header=False)
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in content["metrics"].items():
-        if value is not None:
-            table.add_row(name.replace("_", " "), f"{value:.4f}")
-    return table
-
-
-COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "steps": lambda r: _count(r["steps"]),
-    "samples": lambda r: si(r["samples"] or None),
-    "FLOPs": lambda r: si(r["flops"] or None),
-    "seconds": lambda r: f"{r['seconds']:.2f}",
-    "memory": lambda r: size(r["peak_memory_bytes"]),
-    "stored": lambda r: size(r["stored_bytes"]),
-    "trained": lambda r: si(r["trainable_parameters"] or None),
-    "energy": lambda r: "" if r["energy_joules"] is None else f"{si(r['energy_joules'])} J",
-    "USD": lambda r: f"{r['usd']:.3g}" if r["usd"] else "",
-}
-LEAST = ("steps", "memory", "samples")  # what a narrow terminal can do without, in this order
-
-
-def bill_table(content: dict[str, Any], width: int = 100) -> Table:
-    """Return the ledger as a table, one row a phase of a task, or a phase where that would be long."""
-    rows, summed = content["ledger"], len(content["ledger"]) > LONG_BILL
-    if summed:
-        rows = [_sum([r for r in rows if r["phase"] == p], p) for p in dict.fromkeys(r["phase"] for r in rows)]
-    rows = [r for r in rows if r["flops"] or r["seconds"] >= 0.005]  # what took nothing is in the ledger file only
-    heads = [head for head, cell in COLUMNS.items() if any(cell(r) for r in rows)]
-    for head in LEAST:
-        if 20 + 10 * len(heads) > width:
-            heads.remove(head)
-    note = " (summed over tasks; every row is in ledger.csv)" if summed else ""
-    table = Table(title=f"The bill{note}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("task", "phase", *heads):
-        table.add_column(head, justify="left" if head in ("task", "phase") else "right", no_wrap=True)
-    for r in rows:
-        task = "all" if summed else "-" if r["task"] is None else str(r["task"])
-        table.add_row(task, r["phase"], *(COLUMNS[head](r) for head in heads))
-    table.add_section()
-    table.add_row("all", "total", *(COLUMNS[head](content["totals"]) for head in heads), style="bold")
-    return table
-
-
-def against_full_lines(content: dict[str, Any]) -> list[str]:
-    """Return what full fine-tuning of the same batches would have cost, in words."""
-    full = content["full_finetuning"]
-    if not full["flops"]:
-        return []
-    seconds = ""
-    if full["seconds"]:
-        seconds = f" and {full['seconds']:.1f} s"
-    lines = [
-        f"Full fine-tuning of the same batches: {si(full['flops'])} FLOPs{seconds} (step-cost model; timed reference steps)."
-    ]
-    saving = f"This run's learning took {full['flops_ratio']:.2f} of those FLOPs"
-    if full["seconds_ratio"]:
-        saving += f" and {full['seconds_ratio']:.2f} of those seconds"
-    return [*lines, saving + "."]
-
-
-def saving_lines(content: dict[str, Any]) -> list[str]:
-    """Return what partial training saved beside time: optimizer and gradient bytes; and what the prefix cache did."""
-    lines = []
-    partly = [s for s in content["training_state"] if s["gradient_bytes"] < s["full_gradient_bytes"]]
-    if partly:
-        now, full = (max(s[f"{k}gradient_bytes"] + s[f"{k}optimizer_bytes"] for s in partly) for k in ("", "full_"))
-        lines.append(
-            f"Gradients and optimizer state: at most {size(now)} where not everything trained, instead of {size(full)}."
-        )
-    used = [note for note in content["prefix_cache"] if note["used"]]
-    if used:
-        stages = sorted({note["last_frozen"] for note in used})
-        span = stages[0] if len(stages) == 1 else f"{stages[0]} to {stages[-1]}"
-        largest, where = max(note["bytes"] for note in used), "a file" if used[-1]["where"] == "file" else "memory"
-        lines.append(
-            f"Prefix cache: {len(used)} task{'s' * (len(used) > 1)}, frozen through {span}, at most {size(largest)} in {where}."
-        )
-    elif partly and content["prefix_cache"]:
-        lines.append(f"Prefix cache: not used, because {content['prefix_cache'][-1]['reason']}.")
-    return lines
-
-
-def _sum(rows: list[dict[str, Any]], phase: str) -> dict[str, Any]:
-    total: dict[str, Any] = {"task": None, "phase": phase}
-    for key in rows[0]:
-        if key in ("task", "phase", "energy_source"):
-            continue
-        values = [r[key] for r in rows if r[key] is not None]
-        largest = key.endswith("_bytes") or key == "trainable_parameters"
-        total[key] = (max(values) if largest else sum(values)) if values else None
-    return total
-
-
-def si(value: float | None) -> str:
-    """Return a number with a metric prefix: 1234567 -> '1.23 M'."""
-    if value is None:
-        return ""
-    for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
-        if abs(value) >= 10**power:
-            return f"{value / 10**power:.3g} {prefix}"
-    return f"{value:.3g}"
-
-
-def size(value: int | None) -> str:
-    """Return bytes with a binary prefix; nothing for 0."""
-    if not value:
-        return ""
-    for power, unit in ((30, "G"), (20, "M"), (10, "K")):
-        if value >= 2**power:
-            amount = value / 2**power
-            return f"{amount:.0f} {unit}iB" if amount >= 999.5 else f"{amount:.3g} {unit}iB"
-    return f"{value} B"
-
-
-def _count(value: int | None) -> str:
-    return f"{value:,}" if value else ""

@@ -71,9 +71,8 @@ def from_arrays(
     )  # fmt: skip
 
 
-_shared = functools.lru_cache(maxsize=1)(
-    load
-)  # runs of a sweep and seeds at once share one copy; nobody writes into it
+# Runs of a sweep and seeds at once share one copy; nobody writes into it.
+_shared = functools.lru_cache(maxsize=1)(load)
 
 
 class _Permute:
