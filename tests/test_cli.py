@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import joblib
 import pytest
 import torch
 
@@ -240,8 +241,26 @@ def test_every_wrong_run_of_a_sweep_is_named(cli, tmp_path):
     assert done.returncode == 1
     for number in (0, 1):
         assert f"frostline: run {number}: trainer.epochs=0: expected a finite number >= 1." in done.stderr
-    assert "2 of the sweep's runs failed, as said above." in done.stderr
+    assert "Not every run of the sweep is complete, as said above." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_can_run_several_at_a_time(cli, tmp_path):
+    """The same results as one after another, the machine's threads shared out, and a wrong run named by its process."""
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=together")
+    together = cli(tmp_path, *QUICK[:-1], "-m", *parallel, "seed=0,1", "trainer.epochs=1,0")
+    assert together.returncode == 1
+    for number in (1, 3):
+        assert f"frostline: run {number}: trainer.epochs=0: expected a finite number >= 1." in together.stderr
+    assert together.stderr.endswith("Not every run of the sweep is complete, as said above.\n")
+    assert "Traceback" not in together.stderr
+    threads = max(1, joblib.cpu_count() // 2)
+    for number, seed in ((0, 0), (2, 1)):
+        alone = cli(tmp_path, *QUICK, f"seed={seed}", f"trainer.threads={threads}", "hydra.run.dir=a")
+        assert alone.returncode == 0, alone.stderr
+        one, other = read(tmp_path / "a"), read(tmp_path / "together" / str(number))
+        assert other["environment"]["threads"] == threads
+        assert one["accuracy"] == other["accuracy"]
 
 
 def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):

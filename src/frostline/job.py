@@ -44,12 +44,16 @@ class Job(NamedTuple):
     state: dict[str, Any] | None = None
 
 
-def execute(cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
-    """Train as `cfg` says; return the content of each run's result.json: one, or one a seed of trainer.seeds."""
+def execute(cfg: DictConfig, folder: Path, *, alone: bool = True) -> list[dict[str, Any]]:
+    """Train as `cfg` says; return the content of each run's result.json: one, or one a seed of trainer.seeds.
+
+    alone: no other process writes to this terminal, so there may be a progress bar.
+    """
     check(cfg)
-    if cfg.trainer.seeds is None:
-        return _execute([Job(cfg, folder)])
-    return _execute([Job(_with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds])
+    jobs = [Job(cfg, folder)]
+    if cfg.trainer.seeds is not None:
+        jobs = [Job(_with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds]
+    return _execute(jobs, alone)
 
 
 def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
@@ -59,14 +63,14 @@ def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
     return own
 
 
-def _execute(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def _execute(jobs: Sequence[Job], alone: bool = True) -> list[dict[str, Any]]:
     first = jobs[0].cfg
     device = choose_device(first.trainer.device)
     set_precision(first.trainer.precision, device)
     if first.trainer.threads is not None:
         torch.set_num_threads(first.trainer.threads)
     with ExitStack() as cleanup:
-        reporter = TerminalReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs])
+        reporter = TerminalReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs], bar=alone)
         built = []
         for number, job in enumerate(jobs):
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))

@@ -15,23 +15,29 @@ ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "trainer", "cost", 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    failed: list[str] = []
+    given = sys.argv[1:] if argv is None else argv
+    arguments = sorted(given, key=lambda a: a not in ("-m", "--multirun"))  # argparse wants no setting before a flag
     wants_traceback = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     try:
-        _run_hydra(_for_resume(arguments), wants_traceback, failed)
+        _run_hydra(_for_resume(arguments), wants_traceback)
     except KeyboardInterrupt:
-        _stop("Interrupted before the run began.", code=130)
+        _stop("Interrupted. A run that had begun goes on with resume=FOLDER.", code=130)
+    except FailedRun:
+        _stop("Not every run of the sweep is complete, as said above.")
     except Exception as error:
         message = explain(error)
         if message is None or wants_traceback:
             raise
-        _stop(f"{len(failed)} of the sweep's runs failed, as said above." if failed else message)
+        _stop(message)
 
 
-def _run_hydra(arguments: list[str], wants_traceback: bool, failed: list[str]) -> None:
-    """Hand the job to Hydra; put into `failed` what is said of runs of a sweep, whose other runs go on."""
+class FailedRun(UsageError):
+    """A run of a sweep failed, which was said at once; the others go on, perhaps in other processes."""
+
+
+def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
+    """Hand the job to Hydra, which calls it for each run; launchers other than its own do so in other processes."""
     import hydra
 
     def job(cfg: DictConfig) -> None:
@@ -42,6 +48,7 @@ def _run_hydra(arguments: list[str], wants_traceback: bool, failed: list[str]) -
 
         context = HydraConfig.get()
         folder = Path(context.runtime.output_dir)
+        sweep = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
         for group in ONE_OF_A_KIND:
             if context.runtime.choices.get(group) is None:  # Hydra would merge several, and the last would win
                 _stop(f"{group}: expected the name of one option; only strategies can be combined.")
@@ -51,7 +58,7 @@ def _run_hydra(arguments: list[str], wants_traceback: bool, failed: list[str]) -
                 _stop(f"{chain}: expected different strategies, each named once.")  # Hydra would merge them into one
         try:
             if cfg.resume is None:
-                execute(cfg, folder)
+                execute(cfg, folder, alone=sweep is None or sweep.endswith(".BasicLauncher"))
             else:
                 resume(cfg, folder, list(context.overrides.task))
         except KeyboardInterrupt:
@@ -60,11 +67,10 @@ def _run_hydra(arguments: list[str], wants_traceback: bool, failed: list[str]) -
             message = explain(error)
             if message is None or wants_traceback:
                 raise
-            if context.mode != RunMode.MULTIRUN:
+            if sweep is None:
                 _stop(message)
-            failed.append(message)
             print(f"frostline: run {context.job.num}: {message}", file=sys.stderr)
-            raise  # Hydra runs the others first
+            raise FailedRun(message) from None  # Hydra runs the others first
 
     register()
     sys.argv = [sys.argv[0], *arguments]

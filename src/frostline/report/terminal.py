@@ -27,12 +27,13 @@ def wide_console() -> Console:
 
 
 class TerminalReport(runs.Observer):
-    """Show a run to a person; without a terminal only the tables at the end are printed."""
+    """Show a run to a person; without a terminal, or a bar, only the tables at the end are printed."""
 
-    def __init__(self, strategy: str, seeds: Sequence[int] = (), console: Console | None = None):
+    def __init__(self, strategy: str, seeds: Sequence[int] = (), console: Console | None = None, *, bar: bool = True):
         self.strategy = strategy
         self.seeds = list(seeds)  # more than one: this watches the first of runs that advance together
         self.console = console or wide_console()
+        self._bar = bar and self.console.is_terminal
         self._progress: Progress | None = None
 
     def started(self, run: runs.Run) -> None:
@@ -51,7 +52,7 @@ class TerminalReport(runs.Observer):
             self.console.print(
                 f"[dim]if it is killed: python run.py resume={folder}[/]", soft_wrap=True, highlight=False
             )
-        if self.console.is_terminal:
+        if self._bar:
             self._progress = Progress(
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
                 TextColumn("loss {task.fields[loss]}"), _Rate(), TimeRemainingColumn(),
@@ -98,15 +99,17 @@ class TerminalReport(runs.Observer):
         self.close()
         if len(self.seeds) > 1:
             return  # the others are not done
-        for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
-            self.console.print(table)
-        for line in (*against_full_lines(content), *saving_lines(content)):
-            self.console.print(line, soft_wrap=True)
-        self.console.print(f"Results, ledger and figures: [bold]{folder}[/]", soft_wrap=True)
+        with self.console:  # written in one piece: other runs may write there too
+            for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
+                self.console.print(table)
+            for line in (*against_full_lines(content), *saving_lines(content)):
+                self.console.print(line, soft_wrap=True)
+            self.console.print(f"Results, ledger and figures: [bold]{folder}[/]", soft_wrap=True)
 
     def summary(self, contents: list[dict[str, Any]], folder: Path) -> None:
         """Print a line a seed, their mean, and where everything is."""
         from frostline.report.seeds import seeds_table
 
-        self.console.print(seeds_table(contents))
-        self.console.print(f"A run folder for each seed: [bold]{folder}[/]", soft_wrap=True)
+        with self.console:
+            self.console.print(seeds_table(contents))
+            self.console.print(f"A run folder for each seed: [bold]{folder}[/]", soft_wrap=True)
