@@ -14,9 +14,9 @@ from frostline.lookout import Lookout
 from frostline.models import Classifier
 from frostline.optimizing import close_optimizer, open_optimizer, set_rates, stack_optimizers, unstack_optimizer
 from frostline.scope import Scope
+from frostline.sources import TensorSource
 from frostline.stacking import Stack
 from frostline.stepping import StepCounter
-from frostline.streams.sources import TensorSource
 from frostline.types import Batch
 
 

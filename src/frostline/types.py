@@ -1,6 +1,6 @@
 """What is learned from: batches, sources of batches, tasks and streams of tasks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -58,43 +58,6 @@ class Source(Protocol):
         samples: false leaves x empty ([B, 0]) and reads nothing, for whoever knows the samples by their ids.
         """
         ...
-
-
-class Joined:
-    """Several sources as one."""
-
-    def __init__(self, sources: Sequence[Source]):
-        self.sources = list(sources)
-        self._starts = torch.tensor([0] + [len(s) for s in sources]).cumsum(0)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    @property
-    def nbytes(self) -> int:
-        return sum(s.nbytes for s in self.sources)
-
-    @property
-    def labels(self) -> Tensor:
-        return torch.cat([s.labels for s in self.sources])
-
-    def batches(
-        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
-    ) -> Iterator[Batch]:
-        """Yield mixed batches: each asks every source for its share, so no source is walked twice."""
-        order = torch.arange(len(self)) if order is None else order
-        owner = torch.bucketize(order, self._starts[1:], right=True)
-        chunks = range(start * size, len(order), size)
-        for position in chunks:
-            part = slice(position, position + size)
-            pieces = []
-            for number in owner[part].unique().tolist():
-                mine = order[part][owner[part] == number] - self._starts[number]
-                pieces += list(self.sources[number].batches(len(mine), mine, samples=samples))
-            batch = pieces[0]
-            for piece in pieces[1:]:
-                batch = batch.cat(piece)
-            yield batch
 
 
 @dataclass(frozen=True)

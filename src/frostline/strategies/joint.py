@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from frostline.sources import joined
 from frostline.strategies.base import Strategy
-from frostline.types import Joined, Task, TaskStream
+from frostline.types import Task, TaskStream
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Joint(Strategy):
 
     def task(self, stream: TaskStream, index: int) -> Task | None:
         """Return the union of all tasks when the last one arrives."""
-        train = Joined([task.train for task in stream.tasks[: index + 1]])
+        train = joined([task.train for task in stream.tasks[: index + 1]])
         self._bytes = train.nbytes
         return stream[index].learning_from(train) if index == len(stream) - 1 else None
 
@@ -39,6 +40,6 @@ class Cumulative(Joint):
 
     def task(self, stream: TaskStream, index: int) -> Task | None:
         """Return the union of the tasks up to this one."""
-        train = Joined([task.train for task in stream.tasks[: index + 1]])
+        train = joined([task.train for task in stream.tasks[: index + 1]])
         self._bytes = train.nbytes
         return stream[index].learning_from(train)

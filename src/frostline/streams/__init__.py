@@ -1,9 +1,9 @@
 """What is learned from: data sets, where their samples live, and the task streams built over them."""
 
+from frostline.sources import LoaderSource, TensorSource
 from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
 from frostline.streams.folder import image_folder
-from frostline.streams.sources import LoaderSource, TensorSource
 from frostline.streams.text import package_docs
 
 __all__ = [

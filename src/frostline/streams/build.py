@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from frostline.checks import UsageError, in_range, one_of
 from frostline.rng import generator
+from frostline.sources import TensorSource
 from frostline.streams.datasets import DataSet, load
-from frostline.streams.sources import TensorSource
 from frostline.types import Source, Task, TaskStream
 
 KINDS = ("split", "permuted", "rotated")

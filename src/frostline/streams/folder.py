@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from frostline.checks import UsageError, in_range
+from frostline.sources import LoaderSource
 from frostline.streams.build import assemble, class_groups
-from frostline.streams.sources import LoaderSource
 from frostline.types import TaskStream
 
 

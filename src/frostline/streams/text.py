@@ -12,8 +12,8 @@ from torch import Tensor
 
 from frostline.checks import UsageError, in_range
 from frostline.rng import generator
+from frostline.sources import TensorSource
 from frostline.streams.build import assemble, class_groups
-from frostline.streams.sources import TensorSource
 from frostline.types import TaskStream
 
 PACKAGES = ["torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "sympy", "networkx", "wandb", "rich"]

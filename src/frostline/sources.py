@@ -7,64 +7,63 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from frostline.types import Batch
+from frostline.types import Batch, Source
 
 
 class TensorSource:
     """Samples of one task in a tensor that all tasks share; a batch is an index slice.
 
-    x [N, ...] holds every task's samples, rows [n] are this task's, y [n] their labels within the stream. `transform`
-    makes a batch what this task sees (a permutation of the pixels, a rotation).
+    x [N, ...] holds every task's samples, rows [n] are this task's, y [n] their labels within the stream, task its
+    number, or each row's, [n]. `transform` makes a batch what this task sees (a permutation of the pixels, a rotation).
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, rows: Tensor, task: int, transform: Callable[[Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        rows: Tensor,
+        task: int | Tensor,
+        transform: Callable[[Tensor], Tensor] | None = None,
     ):
         self.x = x
-        self.rows = rows
+        self.rows = rows.cpu()
         self.labels = y.cpu()
         self.transform = transform
-        self._y = y.to(x.device)
-        self._task = torch.full((len(rows),), task, device=x.device)
-        self._first_id = task * len(x)
+        self.task = torch.full((len(rows),), task) if isinstance(task, int) else task
+        self._ids = self.rows + self.task * len(x)  # one sample in two tasks is two
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def nbytes(self) -> int:
-        return len(self) * (self.x[0].numel() * self.x.element_size() + self._y.element_size())
+        return len(self) * (self.x[0].numel() * self.x.element_size() + self.labels.element_size())
 
     def shares_samples(self, other: object) -> bool:
-        """Tell whether another source's samples are rows of the same tensor, as they are, under the same ids."""
+        """Tell whether another source's samples are rows of the same tensor, as they are."""
         return (
             isinstance(other, TensorSource)
             and self.x.data_ptr() == other.x.data_ptr()
             and self.x.shape == other.x.shape
-            and self._first_id == other._first_id
             and self.transform is other.transform is None
         )
 
     def fetch(self, index: Tensor) -> Tensor:
-        """Return the samples with these ids."""
-        return self.x.index_select(0, index - self._first_id)
+        """Return the samples with these ids, of any task that shares them."""
+        return self.x.index_select(0, index % len(self.x))
 
     def batches(
         self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
     ) -> Iterator[Batch]:
         """Yield index slices; the order goes to the device once."""
-        rows, y = self.rows, self.labels
-        if order is not None:
-            rows, y = rows[order], y[order]
-        rows, y = rows.to(self.x.device), y.to(self.x.device)
-        rows, y = rows[start * size :], y[start * size :]
-        if not len(rows):
+        chosen = slice(start * size, None) if order is None else order[start * size :]
+        columns = [c[chosen].to(self.x.device) for c in (self.rows, self.labels, self.task, self._ids)]
+        if not len(columns[0]):
             return
-        columns = (rows, y, self._task[: len(rows)], rows + self._first_id)  # cut up once an epoch, not once a step
-        for row, label, task, index in zip(*(column.split(size) for column in columns), strict=True):
-            x = self.x.index_select(0, row) if samples else self.x.new_empty((len(label), 0))
+        for row, y, task, index in zip(*(column.split(size) for column in columns), strict=True):  # cut once an epoch
+            x = self.x.index_select(0, row) if samples else self.x.new_empty((len(y), 0))
             x = self.transform(x) if samples and self.transform is not None else x
-            yield Batch(x, label, task, index)
+            yield Batch(x, y, task, index)
 
 
 class LoaderSource:
@@ -124,3 +123,49 @@ class LoaderSource:
 
 def _stack(samples: Sequence[tuple[Tensor, Any]]) -> Tensor:
     return torch.stack([x for x, _ in samples])
+
+
+def joined(sources: Sequence[Source]) -> Source:
+    """Return several sources as one."""
+    parts = [s for s in sources if isinstance(s, TensorSource)]
+    if len(parts) < len(sources) or not all(parts[0].shares_samples(s) for s in parts):
+        return Joined(sources)
+    labels, rows, tasks = (torch.cat([getattr(s, of) for s in parts]) for of in ("labels", "rows", "task"))
+    return TensorSource(parts[0].x, labels, rows, tasks)
+
+
+class Joined:
+    """Several sources of any kind as one."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = list(sources)
+        self._starts = torch.tensor([0] + [len(s) for s in sources]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.sources)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.cat([s.labels for s in self.sources])
+
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield mixed batches: each asks every source for its share, so no source is walked twice."""
+        order = torch.arange(len(self)) if order is None else order
+        owner = torch.bucketize(order, self._starts[1:], right=True)
+        chunks = range(start * size, len(order), size)
+        for position in chunks:
+            part = slice(position, position + size)
+            pieces = []
+            for number in owner[part].unique().tolist():
+                mine = order[part][owner[part] == number] - self._starts[number]
+                pieces += list(self.sources[number].batches(len(mine), mine, samples=samples))
+            batch = pieces[0]
+            for piece in pieces[1:]:
+                batch = batch.cat(piece)
+            yield batch
