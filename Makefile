@@ -26,6 +26,8 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/speed/loops.py
 	$(BIN)/python benchmarks/speed/seeds.py
 	$(BIN)/python benchmarks/speed/partial.py
+	$(BIN)/python benchmarks/speed/sweep.py
+	$(BIN)/python benchmarks/speed/start.py
 
 clean:
 	rm -rf $(VENV)
