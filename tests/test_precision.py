@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from frostline.checks import UsageError
 from frostline.lesson import Lesson
 from frostline.models import cnn, mlp, slim_resnet18
-from frostline.precision import set_precision
+from frostline.precision import set_precision, slow_here
 from frostline.rng import generator
 from frostline.selectors import LastK
 from frostline.strategies import EWC, Replay
@@ -82,3 +82,11 @@ def test_tf32_is_refused_where_no_device_has_it():
         set_precision("tf32", torch.device("cpu"))
     with pytest.raises(UsageError, match="Did you mean 'float32'"):
         set_precision("float23", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("bits", "slow"), [({}, True), ({"amx_bf16": True}, False), ({"avx512_bf16": True}, False)])
+def test_bfloat16_is_slow_where_it_is_imitated(bits, slow, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", **bits})
+    assert slow_here("bfloat16", torch.device("cpu")) is slow
+    assert not slow_here("float32", torch.device("cpu"))
+    assert not slow_here("bfloat16", torch.device("cuda"))

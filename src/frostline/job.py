@@ -19,7 +19,7 @@ from frostline.checks import UsageError, one_of
 from frostline.config import DictConfig, check, differences, plain
 from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.evaluation import evaluation_data
-from frostline.precision import set_precision
+from frostline.precision import set_precision, slow_here
 from frostline.prefix import check_settings
 from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
@@ -67,6 +67,11 @@ def _execute(jobs: Sequence[Job], alone: bool = True) -> list[dict[str, Any]]:
     first = jobs[0].cfg
     device = choose_device(first.trainer.device)
     set_precision(first.trainer.precision, device)
+    if slow_here(first.trainer.precision, device):
+        print(
+            "frostline: trainer.precision=bfloat16: this CPU has neither AMX nor AVX512-BF16, so a step takes several "
+            "times as long as in float32."
+        )
     if first.trainer.threads is not None:
         torch.set_num_threads(first.trainer.threads)
     with ExitStack() as cleanup:

@@ -26,6 +26,13 @@ def set_precision(precision: str, device: torch.device) -> None:
     torch.backends.cudnn.conv.fp32_precision = bits  # type: ignore[attr-defined]
 
 
+def slow_here(precision: str, device: torch.device) -> bool:
+    """Tell whether this processor has to imitate bfloat16 products, several times slower than float32 ones."""
+    can = torch.cpu.get_capabilities()
+    imitates = can.get("architecture") == "x86_64" and not (can.get("amx_bf16") or can.get("avx512_bf16"))
+    return precision == "bfloat16" and device.type == "cpu" and imitates
+
+
 def casting(precision: str, device: torch.device) -> AbstractContextManager:
     """Return what a forward pass runs in: weights stay float32, and bfloat16 products are taken of rounded copies."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

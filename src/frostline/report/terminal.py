@@ -43,7 +43,7 @@ class TerminalReport(runs.Observer):
         going_on = f", going on at task {run.task}" if run.accuracy else ""
         self.console.print(
             f"[bold]{stream.name}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
-            f"{self.strategy} with {type(run.selector).__name__}{self._which()}  "
+            f"{self.strategy} with {run.selector}{self._which()}  "
             f"{si(size)} parameters on {run.device}{going_on}",
             soft_wrap=True,
         )
