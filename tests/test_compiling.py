@@ -55,7 +55,7 @@ def test_a_frozen_prefix_saves_when_compiled(make_run, traced):
     )  # and those that the compiler traced; a task that saved nothing has `steps` more
 
 
-def test_auto_waits_for_a_long_run_and_leaves_dense_nets_alone(make_run, traced, monkeypatch):
+def test_auto_waits_for_a_long_run_and_leaves_dense_and_wide_nets_alone(make_run, traced, monkeypatch):
     def phases(model):
         run = make_run(model=model, epochs=1, compile="auto")
         run_stream(run)
@@ -65,6 +65,7 @@ def test_auto_waits_for_a_long_run_and_leaves_dense_nets_alone(make_run, traced,
     monkeypatch.setattr(compiling, "COLD_SECONDS", 0.0)
     assert "compile" in phases(small)
     assert "compile" not in phases(partial(mlp, hidden=[8]))
+    assert "compile" not in phases(partial(cnn, channels=[compiling.WIDE], hidden=8))
 
 
 def test_what_cannot_be_compiled(make_run, monkeypatch, capsys):
