@@ -16,6 +16,8 @@ from frostline.streams.datasets import DEBIAN_FASHION_MNIST
 from frostline.torchvision_schemas import torchvision
 from frostline.types import TaskStream
 
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="avalanche")
+
 
 def avalanche_benchmarks(stream: TaskStream) -> dict[str, Any]:
     """Return the stream as two Avalanche benchmarks: 'tensors' in memory, 'standard' from images through transforms."""

@@ -76,7 +76,7 @@ def accuracy_against_cost(content: dict[str, Any]) -> Figure:
         for number, (x, y) in enumerate(zip(spent, mean, strict=True)):
             if not np.isnan(y) and len(mean) <= 12:
                 below = number + 1 < len(mean) and mean[number + 1] > y  # out of the curve's way
-                beside = {"xytext": (0, -14 if below else 7), "textcoords": "offset points", "ha": "center"}
+                beside = {"xytext": (6, -11 if below else 5), "textcoords": "offset points"}
                 axes.annotate(f"task {number}", (x, y), fontsize=8, **beside)
         if full.get(column):
             _mark_full(axes, full[column] / scale)
