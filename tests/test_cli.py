@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import joblib
 import pytest
@@ -261,6 +262,28 @@ def test_a_sweep_can_run_several_at_a_time(cli, tmp_path):
         one, other = read(tmp_path / "a"), read(tmp_path / "together" / str(number))
         assert other["environment"]["threads"] == threads
         assert one["accuracy"] == other["accuracy"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc for the children")
+def test_a_killed_sweep_takes_its_runs_with_it(tmp_path):
+    """Nobody would see them, and whoever resumes one would write into the same folder."""
+    command = [sys.executable, str(ROOT / "run.py"), "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    settings = ["tracking=none", "stream=split_digits", "model=mlp", "trainer.epochs=5000", "seed=0,1"]
+    sweep = subprocess.Popen([*command, *settings], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("multirun/*/*/*/.hydra"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(5)
+        children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+        assert len(children) >= 2
+    finally:
+        sweep.kill()
+        sweep.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
 def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):

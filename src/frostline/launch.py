@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -40,6 +42,8 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
     """Hand the job to Hydra, which calls it for each run; launchers other than its own do so in other processes."""
     import hydra
 
+    starter = os.getpid()
+
     def job(cfg: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
@@ -47,6 +51,8 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
         from frostline.job import execute, resume
 
         context = HydraConfig.get()
+        if os.getppid() == starter:
+            _end_with(starter)
         folder = Path(context.runtime.output_dir)
         sweep = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
         for group in ONE_OF_A_KIND:
@@ -75,6 +81,19 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
     register()
     sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def _end_with(sweep: int) -> None:
+    """Let this worker process end when the sweep is killed: its run would go on unseen, beside whoever resumes it."""
+    name = f"watch {sweep}"
+    if all(thread.name != name for thread in threading.enumerate()):  # a worker does one job after another
+
+        def watch() -> None:
+            while os.getppid() == sweep:
+                time.sleep(1.0)
+            os._exit(1)
+
+        threading.Thread(target=watch, name=name, daemon=True).start()
 
 
 def _for_resume(arguments: list[str]) -> list[str]:
