@@ -85,6 +85,11 @@ def test_streams_of_one_process_share_their_samples():
     assert torch.equal(b[1].train.fetch(ids), next(iter(b[1].train.batches(5))).x)
     permuted = from_arrays("digits", "permuted", scenario="domain", seed=0)
     assert not permuted[1].train.shares_samples(permuted[1].train)  # each stream has its own pixels there
+    assert a[0].train.shares_samples(a[1].train)  # under other ids, which lead to the same tensor
+    ids = torch.cat([next(iter(a[t].train.batches(5))).index for t in (0, 1)])
+    both = torch.cat([next(iter(a[t].train.batches(5))).x for t in (0, 1)])
+    assert torch.equal(a[0].train.fetch(ids), both)
+    assert len(set(ids.tolist())) == 10
 
 
 def test_joined_tensors_are_read_in_one_go():

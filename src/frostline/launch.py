@@ -42,7 +42,7 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
     """Hand the job to Hydra, which calls it for each run; launchers other than its own do so in other processes."""
     import hydra
 
-    starter = os.getpid()
+    here = os.getpid()
 
     def job(cfg: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
@@ -51,10 +51,10 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
         from frostline.job import execute, resume
 
         context = HydraConfig.get()
-        if os.getppid() == starter:
-            _end_with(starter)
+        if os.getppid() == here:  # a worker process, which the launcher started
+            _end_with(here)
         folder = Path(context.runtime.output_dir)
-        sweep = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
+        launcher = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
         for group in ONE_OF_A_KIND:
             if context.runtime.choices.get(group) is None:  # Hydra would merge several, and the last would win
                 _stop(f"{group}: expected the name of one option; only strategies can be combined.")
@@ -64,7 +64,7 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
                 _stop(f"{chain}: expected different strategies, each named once.")  # Hydra would merge them into one
         try:
             if cfg.resume is None:
-                execute(cfg, folder, alone=sweep is None or sweep.endswith(".BasicLauncher"))
+                execute(cfg, folder, alone=launcher is None or launcher.endswith(".BasicLauncher"))
             else:
                 resume(cfg, folder, list(context.overrides.task))
         except KeyboardInterrupt:
@@ -73,7 +73,7 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
             message = explain(error)
             if message is None or wants_traceback:
                 raise
-            if sweep is None:
+            if launcher is None:
                 _stop(message)
             print(f"frostline: run {context.job.num}: {message}", file=sys.stderr)
             raise FailedRun(message) from None  # Hydra runs the others first

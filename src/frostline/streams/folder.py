@@ -30,6 +30,23 @@ def image_folder(
     """Return a split stream over data_root/train/CLASS/* and data_root/test/CLASS/* (torchvision's ImageFolder)."""
     in_range("stream.image_size", image_size, 1)
     in_range("stream.workers", workers, 0)
+    sets = _open(Path(data_root).expanduser(), image_size)
+
+    def source(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
+        size = 3 * image_size * image_size * 4
+        return LoaderSource(sets[train], y, rows, task, device=device, workers=workers, sample_bytes=size)
+
+    y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
+    groups = class_groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
+    return assemble(
+        "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
+        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
+        test_samples_per_class=test_samples_per_class, online=online, seed=seed,
+    )  # fmt: skip
+
+
+def _open(root: Path, image_size: int) -> dict[bool, Any]:
+    """Return torchvision's ImageFolder of the training images, and of the test images, under True and False."""
     from frostline.torchvision_schemas import torchvision
 
     torchvision()
@@ -43,7 +60,6 @@ def image_folder(
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    root = Path(data_root).expanduser()
     try:
         sets = {train: ImageFolder(str(root / ("train" if train else "test")), see) for train in (True, False)}
     except FileNotFoundError as error:
@@ -52,15 +68,4 @@ def image_folder(
         ) from error
     if sets[True].classes != sets[False].classes:
         raise UsageError(f"The classes under {root}/train and {root}/test differ: expected the same folder names.")
-
-    def source(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
-        size = 3 * image_size * image_size * 4
-        return LoaderSource(sets[train], y, rows, task, device=device, workers=workers, sample_bytes=size)
-
-    y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
-    groups = class_groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
-    return assemble(
-        "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
-        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
-        test_samples_per_class=test_samples_per_class, online=online, seed=seed,
-    )  # fmt: skip
+    return sets
