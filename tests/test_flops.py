@@ -42,6 +42,13 @@ def test_convolution(name):
     assert both(layer, torch.randn(shape)) == (2 * macs, 3 * 2 * macs)
 
 
+def test_products_in_place_count_like_others():
+    """torch's own counter has no formula for them."""
+    into, a, b = torch.zeros(4, 6), torch.ones(4, 5), torch.ones(5, 6)
+    assert count_flops(lambda: into.addmm_(a, b)) == count_flops(lambda: a @ b) == 2 * 4 * 5 * 6
+    assert count_flops(lambda: into[None].baddbmm_(a[None], b[None])) == 2 * 4 * 5 * 6
+
+
 def test_attention_on_the_cpu_is_not_free():
     q, k, v = (torch.randn(2, 4, 32, 16, requires_grad=True) for _ in range(3))
 

@@ -1,4 +1,4 @@
-"""What the rules behind the trainer's `fused`, `channels_last`, `compile`, `precision` and `eval_batch_size` rest on.
+"""What the rules behind the trainer's `fused`, `channels_last`, `im2col`, `compile`, `precision` and `eval_batch_size` rest on.
 
 python benchmarks/speed/options.py             # some five minutes on 2 cores, mostly cold compilations
 python benchmarks/speed/options.py --models mlp --rounds 20 --parts updates
@@ -17,6 +17,7 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
+from frostline.im2col import CHANNELS, PIXELS, Im2colConv2d, Im2colConvolution, with_im2col
 from frostline.models import cnn, mlp, resnet18, slim_resnet18, vit
 
 MODELS: dict[str, tuple[Callable[..., nn.Module], int]] = {
@@ -26,6 +27,13 @@ MODELS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "resnet18": (resnet18, 64),
     "transformer": (partial(vit, width=384, depth=6), 32),
 }
+GRADIENTS = [  # batch, channels in and out, pixels a side, stride, kernel: of resnet18, of slim_resnet18, of larger images
+    (32, 64, 64, 28, 1, 3), (32, 64, 128, 28, 2, 3), (32, 128, 128, 14, 1, 3), (32, 128, 256, 14, 2, 3),
+    (32, 128, 256, 14, 2, 1), (32, 256, 256, 7, 1, 3), (32, 256, 512, 7, 2, 3), (32, 256, 512, 7, 2, 1),
+    (32, 512, 512, 4, 1, 3), (10, 512, 512, 4, 1, 3), (128, 512, 512, 4, 1, 3), (128, 256, 256, 8, 1, 3),
+    (64, 40, 40, 14, 1, 3), (64, 80, 80, 7, 1, 3), (64, 80, 160, 7, 2, 3), (64, 160, 160, 4, 1, 3),
+    (10, 160, 160, 4, 1, 3), (16, 256, 256, 14, 1, 3), (16, 512, 512, 7, 1, 3),
+]  # fmt: skip
 OPTIMIZERS: dict[str, Any] = {
     "SGD": partial(torch.optim.SGD, lr=1e-4),
     "SGD, momentum": partial(torch.optim.SGD, lr=1e-4, momentum=0.9),
@@ -61,8 +69,9 @@ def steps(net: nn.Module, batch: int, rounds: int) -> None:
     """Print the milliseconds of a training step by memory layout and compilation."""
     x, y = torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
 
-    def side(layout: torch.memory_format, compiled: bool) -> Callable[[], object]:
+    def side(layout: torch.memory_format, compiled: bool, im2col: str = "off") -> Callable[[], object]:
         own = copy.deepcopy(net).to(memory_format=layout)  # type: ignore[call-overload]
+        own = with_im2col(own, im2col, torch.device("cpu"))
         forward: Callable[..., torch.Tensor] = torch.compile(own, dynamic=False) if compiled else own
         optimizer = torch.optim.SGD(own.parameters(), lr=0.01)
         images = x.to(memory_format=layout)
@@ -78,10 +87,12 @@ def steps(net: nn.Module, batch: int, rounds: int) -> None:
     sides = {
         f"{'compiled' if c else 'plain'} {n}".strip(): side(m, c) for n, m in layouts.items() for c in (False, True)
     }
+    if any(type(m) is Im2colConv2d for m in with_im2col(copy.deepcopy(net), "on", torch.device("cpu")).modules()):
+        sides["plain channels-last, im2col"] = side(torch.channels_last, False, "on")
     sides["plain, bfloat16"] = _in_bfloat16(sides["plain"])
     found = medians(sides, rounds)
     for name, ms in found.items():
-        print(f"  step, {name:22} {ms:8.2f} ms  {ms / found['plain']:.2f}", flush=True)
+        print(f"  step, {name:27} {ms:8.2f} ms  {ms / found['plain']:.2f}", flush=True)
 
 
 def _in_bfloat16(step: Callable[[], object]) -> Callable[[], object]:
@@ -90,6 +101,31 @@ def _in_bfloat16(step: Callable[[], object]) -> Callable[[], object]:
             step()
 
     return cast
+
+
+def gradients(rounds: int) -> None:
+    """Print the milliseconds of a convolution's weight gradient: torch's own kernel beside the one product of im2col."""
+    for batch, inputs, outputs, size, stride, kernel in GRADIENTS:
+        layout = torch.channels_last
+        x = torch.randn(batch, inputs, size, size).to(memory_format=layout)
+        weight = torch.randn(outputs, inputs, kernel, kernel).to(memory_format=layout).requires_grad_()
+        settings: Any = ((stride, stride), (kernel // 2, kernel // 2))
+        ways = {
+            "torch": F.conv2d(x, weight, None, *settings),
+            "im2col": Im2colConvolution.apply(x, weight, None, *settings),
+        }
+        arriving = torch.randn_like(ways["torch"])
+        sides: Any = {
+            name: partial(torch.autograd.grad, y, weight, arriving, retain_graph=True) for name, y in ways.items()
+        }
+        found = medians(sides, rounds)
+        where = f"{batch} x {inputs} -> {outputs}, {size}x{size}, kernel {kernel}, stride {stride}"
+        share = found["im2col"] / found["torch"]
+        taken = "taken" if inputs >= CHANNELS and ways["torch"][0, 0].numel() <= PIXELS else ""
+        print(
+            f"  {where:46} torch {found['torch']:6.2f} ms  im2col {found['im2col']:6.2f} ms  {share:.2f} {taken}",
+            flush=True,
+        )
 
 
 def evaluations(net: nn.Module, rounds: int) -> None:
@@ -117,19 +153,23 @@ def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--parts", nargs="+", choices=["updates", "steps", "evaluations"], help="default: all")
+    parts = ["updates", "steps", "evaluations", "gradients"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    for name in options.models:
+    if "gradients" in options.parts:
+        print("weight gradients of convolutions")
+        gradients(options.rounds)
+    for name in options.models if set(options.parts) - {"gradients"} else ():
         build, batch = MODELS[name]
         torch.manual_seed(0)
         net = build((1, 28, 28), 10)
         print(f"{name}, batch {batch}")
-        if not options.parts or "updates" in options.parts:
+        if "updates" in options.parts:
             updates(copy.deepcopy(net), options.rounds)
-        if not options.parts or "steps" in options.parts:
+        if "steps" in options.parts:
             steps(net, batch, options.rounds)
-        if not options.parts or "evaluations" in options.parts:
+        if "evaluations" in options.parts:
             evaluations(net, options.rounds)
 
 

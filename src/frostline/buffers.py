@@ -84,7 +84,7 @@ class Buffer:
     def draw(self, size: int) -> Batch:
         """Return min(size, len) different samples at random."""
         rows = torch.randperm(len(self), generator=self._draws)[:size].to(self.columns["y"].device)
-        return Batch(*(self.columns[name][rows] for name in FIELDS))
+        return Batch(*(self.columns[name].index_select(0, rows) for name in FIELDS))
 
     def all(self) -> Batch:
         """Return everything held."""

@@ -71,6 +71,9 @@ OWN_FORMULAS: dict[Any, Callable[..., int]] = {
 @lru_cache(None)
 def _formula(operator: Any) -> Callable[..., int] | None:
     packet = operator.overloadpacket
+    name = str(packet).split(".")[-1]
+    if operator.namespace == "aten" and name.endswith("_") and hasattr(aten, name[:-1]):  # addmm_ works as addmm does
+        packet = getattr(aten, name[:-1])
     return OWN_FORMULAS.get(packet) or flop_registry.get(packet)
 
 

@@ -19,6 +19,7 @@ from frostline.checks import UsageError, one_of
 from frostline.config import DictConfig, check, differences, plain
 from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.evaluation import evaluation_data
+from frostline.im2col import with_im2col
 from frostline.precision import set_precision, slow_here
 from frostline.prefix import check_settings
 from frostline.report.terminal import TerminalReport
@@ -200,7 +201,7 @@ def _build(
         stream = build(cfg.stream, seed=cfg.seed, device=str(device))
         torch.manual_seed(derive(cfg.seed, "model"))
         model = build(cfg.model, shape=stream.shape, classes=stream.classes).to(device)
-        model = with_layout(model, settings.channels_last)
+        model = with_im2col(with_layout(model, settings.channels_last), settings.im2col, device)
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
     check_settings(settings, model)

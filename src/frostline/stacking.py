@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from frostline.head import Head
+from frostline.im2col import Im2colConv2d
 from frostline.models.classifier import Classifier
 
 Draws = Sequence[Callable[[], AbstractContextManager[None]]]  # put each seed's own random numbers in force
@@ -92,7 +93,7 @@ class Stack:
             return self._layer_norm(first)
         if kind is nn.Dropout and (first.p == 0 or not first.training):
             return lambda x: x
-        if kind is nn.Conv2d and first.padding_mode == "zeros":
+        if kind in (nn.Conv2d, Im2colConv2d) and first.padding_mode == "zeros":
             return self._conv(first)
         if kind is nn.BatchNorm2d and first.affine and first.track_running_stats and first.momentum is not None:
             return self._batch_norm(modules)

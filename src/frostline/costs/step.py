@@ -29,6 +29,7 @@ PRODUCTS = {
     "AddmmBackward": (1, 2),
     "BaddbmmBackward": (1, 2),
     "ConvolutionBackward": (0, 1),
+    "Im2colConvolutionBackward": (0, 1),
 }
 
 
