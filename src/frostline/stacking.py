@@ -133,12 +133,13 @@ class Stack:
 
     def _linear(self, first: Any) -> Function:
         weight = self._at[id(first.weight)]
-        bias = None if first.bias is None else self._at[id(first.bias)]
+        bias = None if first.bias is None else self._at[id(first.bias)].unsqueeze(2)
 
         def run(x: Tensor) -> Tensor:
-            if x.ndim == 3:
-                return _Linear.apply(x, weight, bias)
-            return _Linear.apply(x.flatten(1, -2), weight, bias).unflatten(1, x.shape[1:-1])
+            # weight @ x.mT and not x @ weight.mT: autograd would hand out the weights' gradients transposed, and copy each
+            rows = x.flatten(1, -2).mT
+            out = torch.bmm(weight, rows) if bias is None else torch.baddbmm(bias, weight, rows)
+            return out.mT.unflatten(1, x.shape[1:-1])
 
         return run
 
@@ -197,33 +198,10 @@ class Stack:
             outputs = []
             for s, module in enumerate(modules):
                 with self.draws[s]():
-                    outputs.append(module(x[s]))
+                    outputs.append(module(x[s].contiguous()))  # random numbers fill memory in its order
             return torch.stack(outputs)
 
         return run
-
-
-class _Linear(torch.autograd.Function):
-    """x [S, N, in], weight [S, out, in], bias [S, out] to [S, N, out].
-
-    Autograd's own backward of baddbmm would hand out the weights' gradients transposed, and copy each of them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        out = torch.bmm(x, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-        ctx.save_for_backward(x.to(out.dtype), weight.to(out.dtype))  # rounded where the product was
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
-        return (
-            torch.bmm(grad, weight) if for_x else None,
-            torch.bmm(grad.mT, x) if for_weight else None,
-            grad.sum(1) if for_bias else None,
-        )
 
 
 def _extent(t: Tensor) -> int:
