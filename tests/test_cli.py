@@ -294,6 +294,19 @@ def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):
     assert "Diverged" in read(tmp_path / "a")["error"]
 
 
+def test_imports_are_left_out_of_garbage_collection_which_then_goes_on(tmp_path):
+    script = (
+        "import gc; from frostline.launch import _import_trainer as prepare; "
+        "prepare(); a = gc.get_freeze_count(); own = [[]]; own[0].append(own); prepare(); "
+        "print(gc.isenabled(), a, gc.get_freeze_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    enabled, first, second = done.stdout.split()
+    assert enabled == "True"
+    assert int(first) > 100_000
+    assert int(second) <= int(first)  # what a run makes is collected when the next one begins
+
+
 def test_help_is_quick_and_complete(cli, tmp_path):
     begin = time.perf_counter()
     done = cli(tmp_path, "--help")
