@@ -8,9 +8,10 @@ from torch import nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
+from frostline.acceleration import with_kernels
 from frostline.costs import StepCosts
 from frostline.flops import count_flops
-from frostline.im2col import Im2colConv2d, Im2colConvolution, with_im2col
+from frostline.im2col import Im2colConv2d, Im2colConvolution
 from frostline.models import resnet18
 
 CPU = torch.device("cpu")
@@ -56,9 +57,9 @@ def test_second_derivatives_and_gradients_of_each_sample(monkeypatch):
 
 def test_wide_convolutions_change_their_kind_and_nothing_else():
     """resnet18: names, values, forward pass, copies; and on a GPU 'auto' leaves the model alone."""
-    net = with_im2col(resnet18((1, 28, 28), 10), "auto", CPU)
+    net = with_kernels(resnet18((1, 28, 28), 10), "auto", CPU)
     plain = resnet18((1, 28, 28), 10)
-    assert all(type(m) is not Im2colConv2d for m in with_im2col(plain, "auto", torch.device("cuda")).modules())
+    assert all(type(m) is not Im2colConv2d for m in with_kernels(plain, "auto", torch.device("cuda")).modules())
     plain.load_state_dict(net.state_dict())
     x = torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0)
@@ -93,7 +94,7 @@ def test_a_whole_net_has_the_same_gradients_for_the_same_operations(partial):
     torch.manual_seed(1)
     plain = resnet18((1, 28, 28), 10)
     names = {n for n, _ in plain.named_parameters() if "3." in n or "head" in n} if partial else None
-    ours = with_im2col(copy.deepcopy(plain), "on", CPU)
+    ours = with_kernels(copy.deepcopy(plain), "on", CPU)
     for m in ours.modules():
         if type(m) is Im2colConv2d:
             m.__class__ = Always

@@ -25,10 +25,9 @@ from floor import Bare
 from peers import avalanche_benchmarks, avalanche_train
 from torch import nn
 
-from frostline.acceleration import with_fused, with_layout
+from frostline.acceleration import with_fused, with_kernels, with_layout
 from frostline.costs import CostMeter
 from frostline.files import atomic_write
-from frostline.im2col import with_im2col
 from frostline.lesson import Lesson
 from frostline.models import mlp, resnet18, slim_resnet18, vit
 from frostline.precision import set_precision
@@ -89,7 +88,7 @@ class Frostline:
         """Train `net` on every task once; return the seconds of the steps and their number."""
         make_strategy, make_selector = METHODS[self.method]
         optimizer = with_fused(partial(torch.optim.SGD, lr=self.lr), self.settings.fused)
-        net = with_im2col(with_layout(net, self.settings.channels_last), self.settings.im2col, self.device)
+        net = with_kernels(with_layout(net, self.settings.channels_last), self.settings.kernels, self.device)
         run = Run(net, stream, make_strategy(), make_selector(), optimizer, CostMeter(self.device), self.settings)
         for index in range(len(stream)):
             run.task, run.step, run.change = index, 0, None
@@ -162,12 +161,12 @@ def _disagreement(floor: Any, ours: Any, weights: nn.Module, stream: TaskStream)
     """Train both on two tasks from the same weights with the same kernels; return the largest difference between two weights.
 
     Rounding grows with every further task: a label that EWC draws flips on the last bit of a probability. In another layout,
-    or by im2col, the same sums round differently, and a batch-norm net of random weights blows that up within steps.
+    or by another kernel, the same sums round differently, and a batch-norm net of random weights blows that up within steps.
     """
     nets = [with_layout(copy.deepcopy(weights), ours.settings.channels_last) for _ in range(2)]
     stream = replace(stream, tasks=stream.tasks[:2])
     floor(nets[0], stream)
-    own, ours.settings = ours.settings, replace(ours.settings, im2col="off")
+    own, ours.settings = ours.settings, replace(ours.settings, kernels="off")
     ours(nets[1], stream)
     ours.settings = own
     pairs = zip(nets[0].parameters(), nets[1].parameters(), strict=True)

@@ -1,4 +1,4 @@
-"""What the rules behind the trainer's `fused`, `channels_last`, `im2col`, `compile`, `precision` and `eval_batch_size` rest on.
+"""What the rules behind `trainer.fused`, `channels_last`, `kernels`, `compile`, `precision` and `eval_batch_size` rest on.
 
 python benchmarks/speed/options.py             # some five minutes on 2 cores, mostly cold compilations
 python benchmarks/speed/options.py --models mlp --rounds 20 --parts updates
@@ -17,7 +17,8 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
-from frostline.im2col import CHANNELS, PIXELS, Im2colConv2d, Im2colConvolution, with_im2col
+from frostline import batchnorm, im2col
+from frostline.acceleration import KERNELS, with_kernels
 from frostline.models import cnn, mlp, resnet18, slim_resnet18, vit
 
 MODELS: dict[str, tuple[Callable[..., nn.Module], int]] = {
@@ -33,6 +34,10 @@ GRADIENTS = [  # batch, channels in and out, pixels a side, stride, kernel: of r
     (32, 512, 512, 4, 1, 3), (10, 512, 512, 4, 1, 3), (128, 512, 512, 4, 1, 3), (128, 256, 256, 8, 1, 3),
     (64, 40, 40, 14, 1, 3), (64, 80, 80, 7, 1, 3), (64, 80, 160, 7, 2, 3), (64, 160, 160, 4, 1, 3),
     (10, 160, 160, 4, 1, 3), (16, 256, 256, 14, 1, 3), (16, 512, 512, 7, 1, 3),
+]  # fmt: skip
+NORMS = [  # batch, channels, pixels a side
+    *((64, channels, size) for size in (28, 14, 7) for channels in (8, 16, 20, 32, 40, 64)), (64, 80, 7), (64, 160, 4),
+    (10, 20, 28), (10, 40, 14), (128, 20, 32), (128, 40, 16), (128, 80, 8), (64, 24, 28), (64, 100, 28),
 ]  # fmt: skip
 OPTIMIZERS: dict[str, Any] = {
     "SGD": partial(torch.optim.SGD, lr=1e-4),
@@ -69,9 +74,9 @@ def steps(net: nn.Module, batch: int, rounds: int) -> None:
     """Print the milliseconds of a training step by memory layout and compilation."""
     x, y = torch.randn(batch, 1, 28, 28), torch.randint(0, 10, (batch,))
 
-    def side(layout: torch.memory_format, compiled: bool, im2col: str = "off") -> Callable[[], object]:
+    def side(layout: torch.memory_format, compiled: bool, kernels: str = "off") -> Callable[[], object]:
         own = copy.deepcopy(net).to(memory_format=layout)  # type: ignore[call-overload]
-        own = with_im2col(own, im2col, torch.device("cpu"))
+        own = with_kernels(own, kernels, torch.device("cpu"))
         forward: Callable[..., torch.Tensor] = torch.compile(own, dynamic=False) if compiled else own
         optimizer = torch.optim.SGD(own.parameters(), lr=0.01)
         images = x.to(memory_format=layout)
@@ -87,8 +92,13 @@ def steps(net: nn.Module, batch: int, rounds: int) -> None:
     sides = {
         f"{'compiled' if c else 'plain'} {n}".strip(): side(m, c) for n, m in layouts.items() for c in (False, True)
     }
-    if any(type(m) is Im2colConv2d for m in with_im2col(copy.deepcopy(net), "on", torch.device("cpu")).modules()):
-        sides["plain channels-last, im2col"] = side(torch.channels_last, False, "on")
+    if any(
+        kind is not nn.Conv2d and own.suits(m)
+        for m in net.modules()
+        for kind, own in KERNELS.items()
+        if type(m) is kind
+    ):
+        sides["plain channels-last, own kernels"] = side(torch.channels_last, False, "on")
     sides["plain, bfloat16"] = _in_bfloat16(sides["plain"])
     found = medians(sides, rounds)
     for name, ms in found.items():
@@ -112,7 +122,7 @@ def gradients(rounds: int) -> None:
         settings: Any = ((stride, stride), (kernel // 2, kernel // 2))
         ways = {
             "torch": F.conv2d(x, weight, None, *settings),
-            "im2col": Im2colConvolution.apply(x, weight, None, *settings),
+            "im2col": im2col.Im2colConvolution.apply(x, weight, None, *settings),
         }
         arriving = torch.randn_like(ways["torch"])
         sides: Any = {
@@ -121,9 +131,35 @@ def gradients(rounds: int) -> None:
         found = medians(sides, rounds)
         where = f"{batch} x {inputs} -> {outputs}, {size}x{size}, kernel {kernel}, stride {stride}"
         share = found["im2col"] / found["torch"]
-        taken = "taken" if inputs >= CHANNELS and ways["torch"][0, 0].numel() <= PIXELS else ""
+        taken = "taken" if inputs >= im2col.CHANNELS and ways["torch"][0, 0].numel() <= im2col.PIXELS else ""
         print(
             f"  {where:46} torch {found['torch']:6.2f} ms  im2col {found['im2col']:6.2f} ms  {share:.2f} {taken}",
+            flush=True,
+        )
+
+
+def norms(rounds: int) -> None:
+    """Print the milliseconds of a batch-norm's backward pass in channels-last order: torch's kernel beside whole rows."""
+    for batch, channels, size in NORMS:
+        x = torch.randn(batch, channels, size, size).to(memory_format=torch.channels_last).requires_grad_()
+        weight, bias = (torch.rand(channels).requires_grad_() for _ in range(2))
+        running = (torch.zeros(channels), torch.ones(channels))
+        ways = {
+            "torch": F.batch_norm(x, *running, weight, bias, True, 0.1, 1e-5),
+            "rows": batchnorm.BatchNormFunction.apply(x, weight, bias, *running, 0.1, 1e-5)[0],  # type: ignore[index]
+        }
+        arriving = torch.randn_like(ways["torch"])
+        sides: Any = {
+            name: partial(torch.autograd.grad, y, (x, weight, bias), arriving, retain_graph=True)
+            for name, y in ways.items()
+        }
+        found = medians(sides, rounds)
+        enough = batch * size * size >= batchnorm.PIXELS
+        taken = "taken" if channels < batchnorm.CHANNELS and channels % batchnorm.VECTOR and enough else ""
+        where = f"{batch} x {channels}, {size}x{size}"
+        share = found["rows"] / found["torch"]
+        print(
+            f"  {where:16} torch {found['torch']:6.2f} ms  rows {found['rows']:6.2f} ms  {share:.2f} {taken}",
             flush=True,
         )
 
@@ -160,6 +196,8 @@ def main() -> None:
     if "gradients" in options.parts:
         print("weight gradients of convolutions")
         gradients(options.rounds)
+        print("gradients of batch-norms")
+        norms(options.rounds)
     for name in options.models if set(options.parts) - {"gradients"} else ():
         build, batch = MODELS[name]
         torch.manual_seed(0)

@@ -12,15 +12,31 @@ from typing import Any
 import torch
 from torch import nn
 
+from frostline.batchnorm import UnevenBatchNorm2d
 from frostline.checks import UsageError
+from frostline.im2col import Im2colConv2d
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+KERNELS: dict[type[nn.Module], Any] = {nn.Conv2d: Im2colConv2d, nn.BatchNorm2d: UnevenBatchNorm2d}
 
 
 def with_layout(model: nn.Module, mode: str) -> nn.Module:
     """Return the model with 4-d weights in channels-last order, the one convolutions are fastest in ('auto': if it has any)."""
     wanted = mode == "on" or (mode == "auto" and any(isinstance(m, CONVOLUTIONS) for m in model.modules()))
     return model.to(memory_format=torch.channels_last) if wanted else model  # type: ignore[call-overload]
+
+
+def with_kernels(model: nn.Module, mode: str, device: torch.device) -> nn.Module:
+    """Return the model with own backward passes where torch's CPU kernels are slow ('auto': on a CPU).
+
+    Such a layer changes its class, not its place: weights, name and hooks stay, and so does the forward pass.
+    """
+    if mode == "on" or (mode == "auto" and device.type == "cpu"):
+        for module in model.modules():
+            own = KERNELS.get(type(module))
+            if own is not None and own.suits(module):
+                module.__class__ = own
+    return model
 
 
 def with_fused(optimizer: Callable[..., torch.optim.Optimizer], mode: str) -> Callable[..., torch.optim.Optimizer]:

@@ -31,7 +31,7 @@ class TrainerConfig:
     device: str = "auto"
     threads: int | None = None
     channels_last: str = "auto"
-    im2col: str = "auto"
+    kernels: str = "auto"
     compile: str = "auto"
     precision: str = "float32"
     fused: str = "auto"

@@ -61,7 +61,13 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, stride: Any, paddi
 
 
 class Im2colConv2d(nn.Conv2d):
-    """An nn.Conv2d that takes this way where it pays: in float32, on a CPU, with its weight in training."""
+    """An nn.Conv2d that takes this way where it pays: in float32, with few pixels, with its weight in training."""
+
+    @staticmethod
+    def suits(conv: Any) -> bool:
+        """Tell whether this convolution, as torch built it, is wide enough, and of a kind that is written here."""
+        plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
+        return plain and not isinstance(conv.padding, str) and conv.in_channels >= CHANNELS
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what nn.Conv2d returns."""
@@ -83,17 +89,3 @@ class Im2colConv2d(nn.Conv2d):
             for size, p, k, s in zip(x.shape[2:], self.padding, self.kernel_size, self.stride, strict=True)
         )
         return height * width
-
-
-def with_im2col(model: nn.Module, mode: str, device: torch.device) -> nn.Module:
-    """Return the model with its wide convolutions turned into Im2colConv2d ('auto': on a CPU). Weights and names stay."""
-    if mode == "on" or (mode == "auto" and device.type == "cpu"):
-        for module in model.modules():
-            if type(module) is nn.Conv2d and _suits(module):
-                module.__class__ = Im2colConv2d
-    return model
-
-
-def _suits(conv: nn.Conv2d) -> bool:
-    plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
-    return plain and not isinstance(conv.padding, str) and conv.in_channels >= CHANNELS

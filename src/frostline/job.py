@@ -13,13 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from frostline import checkpoints, results
-from frostline.acceleration import with_fused, with_layout
+from frostline.acceleration import with_fused, with_kernels, with_layout
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError, one_of
 from frostline.config import DictConfig, check, differences, plain
 from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.evaluation import evaluation_data
-from frostline.im2col import with_im2col
 from frostline.precision import set_precision, slow_here
 from frostline.prefix import check_settings
 from frostline.report.terminal import TerminalReport
@@ -201,7 +200,7 @@ def _build(
         stream = build(cfg.stream, seed=cfg.seed, device=str(device))
         torch.manual_seed(derive(cfg.seed, "model"))
         model = build(cfg.model, shape=stream.shape, classes=stream.classes).to(device)
-        model = with_im2col(with_layout(model, settings.channels_last), settings.im2col, device)
+        model = with_kernels(with_layout(model, settings.channels_last), settings.kernels, device)
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
     check_settings(settings, model)

@@ -34,7 +34,7 @@ class Settings:
     eval_batch_size: int | None = None
     augment: Sequence[str] = ()
     channels_last: str = "auto"
-    im2col: str = "auto"
+    kernels: str = "auto"
     compile: str = "off"
     precision: str = "float32"
     fused: str = "auto"
@@ -54,7 +54,7 @@ class Settings:
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
         in_range("cost.reference_steps", self.reference_steps, 0)
-        for name in ("channels_last", "im2col", "fused", "prefix_cache"):
+        for name in ("channels_last", "kernels", "fused", "prefix_cache"):
             one_of(f"trainer.{name}", getattr(self, name), ("auto", "on", "off"))
         one_of("trainer.compile", self.compile, ("auto", "on", "off", "reduce-overhead"))
         one_of("trainer.precision", self.precision, PRECISIONS)

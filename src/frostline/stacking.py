@@ -15,6 +15,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from frostline.batchnorm import UnevenBatchNorm2d
 from frostline.head import Head
 from frostline.im2col import Im2colConv2d
 from frostline.models.classifier import Classifier
@@ -95,7 +96,8 @@ class Stack:
             return lambda x: x
         if kind in (nn.Conv2d, Im2colConv2d) and first.padding_mode == "zeros":
             return self._conv(first)
-        if kind is nn.BatchNorm2d and first.affine and first.track_running_stats and first.momentum is not None:
+        norm = kind in (nn.BatchNorm2d, UnevenBatchNorm2d)
+        if norm and first.affine and first.track_running_stats and first.momentum is not None:
             return self._batch_norm(modules)
         random = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p and m.training for m in first.modules())
         return self._each(modules) if random else self._vmapped(first)
