@@ -294,6 +294,35 @@ def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):
     assert "Diverged" in read(tmp_path / "a")["error"]
 
 
+def test_a_diverging_seed_stops_alone(cli, tmp_path):
+    """The others go on from their checkpoints, and end as they would have ended without it."""
+    wild = [*QUICK, "strategy=ewc", "strategy.ewc.strength='${oc.decode:1e${seed}}'", "trainer.checkpoint_every_s=1e9"]
+    done = cli(tmp_path, *wild, "trainer.seeds=[0,30,1]", "hydra.run.dir=a")
+    assert done.returncode == 1
+    assert re.search(r"seed_30: The loss became \S+ in task 1 ", done.stderr)
+    assert "seed_30: diverged, as said above. The other seeds are complete." in done.stderr
+    assert "Traceback" not in done.stderr
+    results = {seed: read(tmp_path / "a" / f"seed_{seed}") for seed in (0, 30, 1)}
+    assert [r["status"] for r in results.values()] == ["complete", "failed", "complete"]
+    fine = cli(tmp_path, *wild, "trainer.seeds=[0,1]", "hydra.run.dir=b")
+    assert fine.returncode == 0, fine.stderr
+    for seed in (0, 1):
+        other = read(tmp_path / "b" / f"seed_{seed}")
+        assert other["accuracy"] == results[seed]["accuracy"]
+        assert [r["flops"] for r in other["ledger"]] == [r["flops"] for r in results[seed]["ledger"]]
+
+
+def test_a_new_run_in_an_old_folder_forgets_the_old_checkpoint(cli, tmp_path):
+    """Or else a kill before the first checkpoint would go on with the earlier run."""
+    done = cli(tmp_path, *QUICK, "hydra.run.dir=a")
+    assert done.returncode == 0, done.stderr
+    done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", "hydra.run.dir=a")
+    assert done.returncode == 1
+    again = cli(tmp_path, "resume=a")
+    assert again.returncode == 1
+    assert "already complete" not in again.stdout
+
+
 def test_imports_are_left_out_of_garbage_collection_which_then_goes_on(tmp_path):
     script = (
         "import gc; from frostline.launch import _import_trainer as prepare; "
@@ -384,6 +413,9 @@ def test_several_seeds_at_once(cli, tmp_path):
     assert again.returncode == 0, again.stderr
     second = json.loads((tmp_path / "both" / "seed_5" / "result.json").read_text())
     assert second["metrics"]["average_accuracy"] == pytest.approx(results[5]["metrics"]["average_accuracy"], abs=0.01)
+    refused = cli(tmp_path, *quick, "trainer.seeds=[1,2]", "optimizer.lr='${oc.decode:1e-${seed}}'")
+    assert refused.returncode == 1
+    assert "optimizer differs from seed to seed" in refused.stderr
     for wrong in ("[1,1]", "[]", "[-1]"):
         refused = cli(tmp_path, *quick, f"trainer.seeds={wrong}")
         assert refused.returncode == 1

@@ -81,7 +81,7 @@ def test_a_file_and_a_smaller_type_give_the_same_result(make_run, tmp_path):
         "half": {"prefix_cache_dtype": "float16", "prefix_cache_gib": 0.0},
     }.items():
         run = make_run(selector=LastK(k=1, warmup_tasks=1), epochs=3, prefix_cache="on", **settings)
-        run.scratch = tmp_path
+        run.folder = tmp_path
         run_stream(run)
         results[name] = run
     assert results["memory"].cache_notes[1]["where"] == "memory"

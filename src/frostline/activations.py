@@ -125,7 +125,7 @@ class Cache:
         self.in_file = size > self.settings.prefix_cache_gib * 2**30
         for shape, dtype in zip(shapes, dtypes, strict=True):
             if self.in_file:
-                part = _file_tensor(shape, dtype, self.run.scratch)
+                part = _file_tensor(shape, dtype, self.run.folder)
             else:
                 part = torch.empty(shape, dtype=dtype, device=self.device)
             part[rows] = torch.nan if dtype.is_floating_point else 0

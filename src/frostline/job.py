@@ -1,6 +1,7 @@
 """One run from its configuration: build the parts, train, and leave the results in the run's folder."""
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -10,30 +11,24 @@ from typing import Any, NamedTuple
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from frostline import checkpoints, results
+from frostline import checkpoints
 from frostline.acceleration import with_fused, with_kernels, with_layout
 from frostline.augmentation import Augmentation
 from frostline.checks import UsageError, one_of
-from frostline.config import DictConfig, check, differences, plain
+from frostline.config import DictConfig, check, plain
 from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.evaluation import evaluation_data
 from frostline.precision import set_precision, slow_here
 from frostline.prefix import check_settings
 from frostline.report.terminal import TerminalReport
 from frostline.rng import derive
-from frostline.run import Observer, Run, Settings
+from frostline.run import Diverged, Observer, Run, Settings
 from frostline.stepping import task_costs
 from frostline.strategies import Chain, Strategy
 from frostline.tracking import tracker
 from frostline.training import run_stream
 from frostline.writer import ResultWriter
-
-MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
-    "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
-    "checkpoint", "figures", "cost.reference_steps", "stream.data_root", "stream.download",
-)  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -52,18 +47,53 @@ def execute(cfg: DictConfig, folder: Path, *, alone: bool = True) -> list[dict[s
     check(cfg)
     jobs = [Job(cfg, folder)]
     if cfg.trainer.seeds is not None:
-        jobs = [Job(_with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds]
-    return _execute(jobs, alone)
+        jobs = [Job(with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds]
+        for shared in ("model", "optimizer", "trainer"):
+            if any(plain(job.cfg)[shared] != plain(jobs[0].cfg)[shared] for job in jobs):
+                raise UsageError(
+                    f"{shared} differs from seed to seed, and trainer.seeds trains them with the same. "
+                    "Expected separate runs: -m seed=0,1,..."
+                )
+    return run_jobs(jobs, alone)
 
 
-def _with_seed(cfg: DictConfig, seed: int) -> DictConfig:
+def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
     """Return the configuration of an ordinary run with this seed, and with all that is interpolated from it."""
     own = copy.deepcopy(cfg)
     own.seed, own.trainer.seeds = seed, None
     return own
 
 
-def _execute(jobs: Sequence[Job], alone: bool = True) -> list[dict[str, Any]]:
+def run_jobs(jobs: Sequence[Job], alone: bool = True) -> list[dict[str, Any]]:
+    """Do the jobs, which differ in their seed, in one pass; return the content of each one's result.json.
+
+    A seed that diverges stops alone: the others go on without it, from their last checkpoints.
+    """
+    diverged: list[str] = []
+    while True:
+        try:
+            contents = _execute(jobs, alone)
+        except Diverged as error:
+            folder = error.folder
+            if not diverged and len(jobs) == 1:
+                raise
+            assert folder is not None
+            print(f"frostline: {folder.name}: {error}", file=sys.stderr)
+            diverged.append(folder.name)
+        else:
+            break
+        jobs = [_again(job) for job in jobs if job.folder != folder]
+    if diverged:
+        raise UsageError(f"{', '.join(diverged)}: diverged, as said above. The other seeds are complete.")
+    return contents
+
+
+def _again(job: Job) -> Job:
+    saved = (job.folder / checkpoints.NAME).is_file()
+    return job._replace(state=checkpoints.load(job.folder) if saved else None)
+
+
+def _execute(jobs: Sequence[Job], alone: bool) -> list[dict[str, Any]]:
     first = jobs[0].cfg
     device = choose_device(first.trainer.device)
     set_precision(first.trainer.precision, device)
@@ -81,6 +111,8 @@ def _execute(jobs: Sequence[Job], alone: bool = True) -> list[dict[str, Any]]:
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
             if job.state is not None:
                 run.load_state_dict(job.state)
+            else:  # an earlier run's, which a kill before the first checkpoint would go on with
+                (job.folder / checkpoints.NAME).unlink(missing_ok=True)
             if len(jobs) > 1:
                 run.keep_draws()
             built.append((run, writer))
@@ -102,53 +134,6 @@ def _execute(jobs: Sequence[Job], alone: bool = True) -> list[dict[str, Any]]:
         if len(jobs) > 1:
             reporter.summary(contents, jobs[0].folder.parent)
     return contents
-
-
-def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
-    """Go on with the run in `folder`, or with the runs of several seeds, under the configuration they were started with."""
-    seeds = sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
-    if (folder / checkpoints.NAME).is_file() or not any((path / checkpoints.NAME).is_file() for path in seeds):
-        seeds = [folder]  # one run; where there is none, the error says so
-    states = {path: checkpoints.load(path) for path in seeds if len(seeds) == 1 or (path / checkpoints.NAME).is_file()}
-    jobs = []
-    for path in seeds:
-        if path in states:
-            stored = _stored(cfg, states[path], path, overrides)
-        else:  # killed before its first checkpoint
-            stored = _with_seed(_stored(cfg, next(iter(states.values())), path, overrides), int(path.name[5:]))
-        state = states.get(path)
-        if state is None or state["position"][0] < state["tasks"]:
-            jobs.append(Job(stored, path, state))
-    if not jobs:
-        print(f"frostline: the run in {folder} is already complete.")
-        return [results.read(path) for path in seeds]
-    before, now = next(iter(states.values()))["threads"], jobs[0].cfg.trainer.threads or torch.get_num_threads()
-    if before != now:
-        print(
-            f"frostline: the run began on {before} threads and goes on with {now}: sums may round differently. "
-            f"trainer.threads={before} keeps its bits."
-        )
-    return _execute(jobs)
-
-
-def _stored(cfg: DictConfig, state: dict[str, Any], folder: Path, overrides: list[str]) -> DictConfig:
-    """Return the configuration that a checkpoint was taken under, with what may be given anew; refuse other changes."""
-    stored = DictConfig(state["config"])
-    given = [o.lstrip("+~").partition("=")[0] for o in overrides if not o.startswith("resume=")]
-    if "seed" not in given:
-        cfg.seed = stored.seed  # what is interpolated from it is no difference
-    found = differences(state["config"], plain(cfg))
-    for key in given:
-        if key.startswith(MAY_CHANGE):
-            OmegaConf.update(stored, key, OmegaConf.select(cfg, key), force_add=True)
-            continue
-        for path, (old, new) in found.items():
-            if path.startswith(key) or (key == "experiment" and not path.startswith(("resume", *MAY_CHANGE))):
-                raise UsageError(
-                    f"resume={str(folder)!r}: that run was started with {path}={old!r}, not {new!r}. Leave {key} out to "
-                    "go on with it, or start a new run without resume."
-                )
-    return stored
 
 
 def choose_device(name: str) -> torch.device:

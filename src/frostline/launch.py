@@ -53,7 +53,8 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
         from hydra.types import RunMode
 
         _import_trainer()
-        from frostline.job import execute, resume
+        from frostline.job import execute
+        from frostline.resuming import resume
 
         context = HydraConfig.get()
         if os.getppid() == here:  # a worker process, which the launcher started

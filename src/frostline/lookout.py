@@ -50,5 +50,6 @@ class Lookout:
             raise Diverged(
                 f"The loss became {float(self.losses[bad[0]])} in task {self.task.index} ({self.task.name}), epoch "
                 f"{epoch}, step {step}. Training stopped; the last good checkpoint is kept. "
-                f"A smaller optimizer.lr {self._strengths()}is the usual cure."
+                f"A smaller optimizer.lr {self._strengths()}is the usual cure.",
+                self.run.folder,
             )

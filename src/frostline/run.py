@@ -22,7 +22,11 @@ CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16":
 
 
 class Diverged(UsageError):
-    """The loss is no longer a finite number."""
+    """The loss is no longer a finite number, in the run of this folder."""
+
+    def __init__(self, message: str, folder: Path | None = None):
+        super().__init__(message)
+        self.folder = folder
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,9 @@ class Run:
     settings: Settings
     save: Callable[[dict[str, Any]], None] | None = None
     observers: Sequence[Observer] = ()
-    scratch: Path | None = None  # where an activation cache that outgrows its memory goes; None: the system's own place
+    folder: Path | None = (
+        None  # its own; None: results stay in memory, and what does not fit there goes to a temporary file
+    )
 
     accuracy: list[list[float | None]] = field(default_factory=list)
     task: int = 0

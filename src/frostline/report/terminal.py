@@ -47,8 +47,8 @@ class TerminalReport(runs.Observer):
             f"{si(size)} parameters on {run.device}{going_on}",
             soft_wrap=True,
         )
-        if run.scratch is not None:
-            folder = run.scratch.parent if len(self.seeds) > 1 else run.scratch
+        if run.folder is not None:
+            folder = run.folder.parent if len(self.seeds) > 1 else run.folder
             self.console.print(
                 f"[dim]if it is killed: python run.py resume={folder}[/]", soft_wrap=True, highlight=False
             )
