@@ -286,6 +286,35 @@ def test_a_killed_sweep_takes_its_runs_with_it(tmp_path):
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
+def test_a_killed_sweep_goes_on_as_a_whole(cli, tmp_path):
+    """What is complete stays as it is; what had begun goes on, what had not begins; twice."""
+    sweep = [*QUICK, "strategy=finetune,replay", "seed=0,1", "hydra.sweep.dir='a folder, killed'"]
+    started = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), "-m", *sweep], cwd=tmp_path, stdout=subprocess.PIPE
+    )
+    folder, deadline = tmp_path / "a folder, killed", time.monotonic() + 120
+    while not (folder / "1" / "checkpoint.pt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started.kill()
+    begun = started.communicate()[0].decode()
+    assert f"python run.py 'resume={folder}'" in begun  # ready for a shell
+    first = (folder / "0" / "result.json").read_text()
+    assert not (folder / "3" / "checkpoint.pt").exists()
+    for threads in ((), ("trainer.checkpoint_every_s=5", "cost.reference_steps=1")):
+        again = cli(tmp_path, f"resume={folder.name}", *threads)
+        assert again.returncode == 0, again.stderr
+        assert f"the run in {folder / '0'} is already complete" in again.stdout
+        assert (folder / "0" / "result.json").read_text() == first
+        results = [read(folder / str(n)) for n in range(4)]
+        assert [r["status"] for r in results] == ["complete"] * 4
+        assert [r["seed"] for r in results] == [0, 1, 0, 1]
+        assert [list(r["config"]["strategy"]) for r in results] == [["finetune"]] * 2 + [["replay"]] * 2
+        assert all(r["config"]["resume"] is None for r in results)
+    alone = cli(tmp_path, *QUICK, "strategy=replay", "seed=1", "hydra.run.dir=alone")
+    assert alone.returncode == 0, alone.stderr
+    assert read(tmp_path / "alone")["accuracy"] == results[3]["accuracy"]
+
+
 def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):
     done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", "trainer.epochs=3", "hydra.run.dir=a")
     assert done.returncode == 1

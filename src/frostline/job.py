@@ -39,10 +39,11 @@ class Job(NamedTuple):
     state: dict[str, Any] | None = None
 
 
-def execute(cfg: DictConfig, folder: Path, *, alone: bool = True) -> list[dict[str, Any]]:
+def execute(cfg: DictConfig, folder: Path, *, sweep: Path | None = None, alone: bool = True) -> list[dict[str, Any]]:
     """Train as `cfg` says; return the content of each run's result.json: one, or one a seed of trainer.seeds.
 
-    alone: no other process writes to this terminal, so there may be a progress bar.
+    sweep: the folder of the sweep that this is a part of. alone: no other process writes to this terminal, so there may
+    be a progress bar.
     """
     check(cfg)
     jobs = [Job(cfg, folder)]
@@ -54,7 +55,7 @@ def execute(cfg: DictConfig, folder: Path, *, alone: bool = True) -> list[dict[s
                     f"{shared} differs from seed to seed, and trainer.seeds trains them with the same. "
                     "Expected separate runs: -m seed=0,1,..."
                 )
-    return run_jobs(jobs, alone)
+    return run_jobs(jobs, sweep or folder, alone)
 
 
 def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
@@ -64,28 +65,30 @@ def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
     return own
 
 
-def run_jobs(jobs: Sequence[Job], alone: bool = True) -> list[dict[str, Any]]:
+def run_jobs(jobs: Sequence[Job], whole: Path, alone: bool) -> list[dict[str, Any]]:
     """Do the jobs, which differ in their seed, in one pass; return the content of each one's result.json.
 
-    A seed that diverges stops alone: the others go on without it, from their last checkpoints.
+    whole: the folder that a resume is given to go on with all of them. A seed that diverges stops alone: the others go on
+    without it, from their last checkpoints.
     """
     diverged: list[str] = []
-    while True:
+    while jobs:
         try:
-            contents = _execute(jobs, alone)
+            contents = _execute(jobs, whole, alone)
         except Diverged as error:
             folder = error.folder
-            if not diverged and len(jobs) == 1:
+            if len(jobs) == 1 and not diverged:
                 raise
             assert folder is not None
             print(f"frostline: {folder.name}: {error}", file=sys.stderr)
             diverged.append(folder.name)
         else:
+            if not diverged:
+                return contents
             break
         jobs = [_again(job) for job in jobs if job.folder != folder]
-    if diverged:
-        raise UsageError(f"{', '.join(diverged)}: diverged, as said above. The other seeds are complete.")
-    return contents
+    others = "The other seeds are complete." if jobs else "No other seed is left."
+    raise UsageError(f"{', '.join(diverged)}: diverged, as said above. {others}")
 
 
 def _again(job: Job) -> Job:
@@ -93,7 +96,7 @@ def _again(job: Job) -> Job:
     return job._replace(state=checkpoints.load(job.folder) if saved else None)
 
 
-def _execute(jobs: Sequence[Job], alone: bool) -> list[dict[str, Any]]:
+def _execute(jobs: Sequence[Job], whole: Path, alone: bool) -> list[dict[str, Any]]:
     first = jobs[0].cfg
     device = choose_device(first.trainer.device)
     set_precision(first.trainer.precision, device)
@@ -105,7 +108,7 @@ def _execute(jobs: Sequence[Job], alone: bool) -> list[dict[str, Any]]:
     if first.trainer.threads is not None:
         torch.set_num_threads(first.trainer.threads)
     with ExitStack() as cleanup:
-        reporter = TerminalReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs], bar=alone)
+        reporter = TerminalReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs], whole=whole, bar=alone)
         built = []
         for number, job in enumerate(jobs):
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))

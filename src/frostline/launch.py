@@ -2,15 +2,16 @@
 
 import gc
 import os
+import shlex
 import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from frostline.checks import UsageError
-from frostline.config import DictConfig, conf_dir, register
+from frostline.config import DictConfig, OmegaConf, conf_dir, register
 from frostline.explain import explain
 
 ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "trainer", "cost", "tracking")
@@ -61,20 +62,17 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
             _end_with(here)
         folder = Path(context.runtime.output_dir)
         launcher = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
-        for group in ONE_OF_A_KIND:
-            if context.runtime.choices.get(group) is None:  # Hydra would merge several, and the last would win
-                _stop(f"{group}: expected the name of one option; only strategies can be combined.")
-        for chain in (o for o in context.overrides.task if o.startswith("strategy=[")):
-            members = [name.strip() for name in chain.partition("=")[2].strip("[]").split(",")]
-            if len(set(members)) < len(members):
-                _stop(f"{chain}: expected different strategies, each named once.")  # Hydra would merge them into one
+        sweep = Path(context.sweep.dir).absolute() if launcher else None
+        alone = launcher is None or launcher.endswith(".BasicLauncher")
+        _refuse_merged(context)
         try:
             if cfg.resume is None:
-                execute(cfg, folder, alone=launcher is None or launcher.endswith(".BasicLauncher"))
+                execute(cfg, folder, sweep=sweep, alone=alone)
             else:
-                resume(cfg, folder, list(context.overrides.task))
+                resume(cfg, folder, list(context.overrides.task), sweep=sweep, alone=alone)
         except KeyboardInterrupt:
-            _stop(f"Interrupted. Go on from the last checkpoint with: python run.py resume={folder}", code=130)
+            again = shlex.quote(f"resume={sweep or folder}")
+            _stop(f"Interrupted. Go on from the last checkpoint with: python run.py {again}", code=130)
         except Exception as error:
             message = explain(error)
             if message is None or wants_traceback:
@@ -87,6 +85,17 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
     register()
     sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def _refuse_merged(context: Any) -> None:
+    """Stop where Hydra would merge what was meant as several things into one, and the last would win."""
+    for group in ONE_OF_A_KIND:
+        if context.runtime.choices.get(group) is None:
+            _stop(f"{group}: expected the name of one option; only strategies can be combined.")
+    for chain in (o for o in context.overrides.task if o.startswith("strategy=[")):
+        members = [name.strip() for name in chain.partition("=")[2].strip("[]").split(",")]
+        if len(set(members)) < len(members):
+            _stop(f"{chain}: expected different strategies, each named once.")
 
 
 def _import_trainer() -> None:
@@ -120,23 +129,27 @@ def _end_with(sweep: int) -> None:
 
 
 def _for_resume(arguments: list[str]) -> list[str]:
-    """Let a resumed run write into its own folder, and leave Hydra's record of the first start alone."""
+    """Let a resumed run write into its own folder, and leave Hydra's record of the first start alone.
+
+    A sweep that is resumed is given anew as Hydra recorded it.
+    """
     folders = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=") and a != "resume=null"]
     if not folders:
         return arguments
     if "-m" in arguments or "--multirun" in arguments:
-        raise UsageError("resume goes on with one run: leave out -m.")
+        raise UsageError("resume knows whether it goes on with a run or a sweep: leave out -m.")
     folder = Path(folders[-1])
     if not folder.is_dir():
         raise UsageError(f"resume={str(folder)!r}: there is no such folder. Expected the folder of an earlier run.")
     kept = [a for a in arguments if not a.startswith(("resume=", "hydra.run.dir="))]
     where = str(folder.resolve()).replace("'", "\\'")
-    return [
-        *kept,
-        f"resume='{where}'",
-        f"hydra.run.dir='{where}'",
-        "hydra.output_subdir=null",
-    ]
+    record = folder / "multirun.yaml"
+    if not record.is_file():
+        return [*kept, f"resume='{where}'", f"hydra.run.dir='{where}'", "hydra.output_subdir=null"]
+    anew = {"resume", "hydra.sweep.dir", "hydra.mode", *(a.partition("=")[0] for a in kept)}
+    overrides = OmegaConf.load(record).hydra.overrides
+    before = [a for a in (*overrides.hydra, *overrides.task) if a.partition("=")[0] not in anew]
+    return ["-m", *before, *kept, f"resume='{where}'", f"hydra.sweep.dir='{where}'"]
 
 
 def _stop(message: str, code: int = 1) -> NoReturn:

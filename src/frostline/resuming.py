@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from frostline import checkpoints, results
 from frostline.checks import UsageError
 from frostline.config import DictConfig, differences, plain
-from frostline.job import Job, run_jobs, with_seed
+from frostline.job import Job, execute, run_jobs, with_seed
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
     "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
@@ -17,8 +17,16 @@ MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is lear
 )  # fmt: skip
 
 
-def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> list[dict[str, Any]]:
-    """Go on with the run in `folder`, or with the runs of several seeds, under the configuration they were started with."""
+def resume(
+    cfg: DictConfig, folder: Path, overrides: list[str], *, sweep: Path | None = None, alone: bool = True
+) -> list[dict[str, Any]]:
+    """Go on with the run in `folder`, or with the runs of several seeds, under the configuration they were started with.
+
+    Where the folder is one of a `sweep` that goes on, its run may not have begun yet.
+    """
+    if sweep is not None and not any(folder.glob(f"**/{checkpoints.NAME}")):
+        cfg.resume = None
+        return execute(cfg, folder, sweep=sweep, alone=alone)
     seeds = sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
     if (folder / checkpoints.NAME).is_file() or not any((path / checkpoints.NAME).is_file() for path in seeds):
         seeds = [folder]  # one run; where there is none, the error says so
@@ -30,7 +38,7 @@ def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> list[dict[str
         else:  # killed before its first checkpoint
             stored = with_seed(_stored(cfg, next(iter(states.values())), path, overrides), int(path.name[5:]))
         state = states.get(path)
-        if state is None or state["position"][0] < state["tasks"]:
+        if state is None or not _complete(path):
             jobs.append(Job(stored, path, state))
     if not jobs:
         print(f"frostline: the run in {folder} is already complete.")
@@ -41,7 +49,14 @@ def resume(cfg: DictConfig, folder: Path, overrides: list[str]) -> list[dict[str
             f"frostline: the run began on {before} threads and goes on with {now}: sums may round differently. "
             f"trainer.threads={before} keeps its bits."
         )
-    return run_jobs(jobs)
+    return run_jobs(jobs, sweep or folder, alone)
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        return results.read(folder)["status"] == "complete"
+    except (OSError, ValueError):  # killed after the last task's checkpoint
+        return False
 
 
 def _stored(cfg: DictConfig, state: dict[str, Any], folder: Path, overrides: list[str]) -> DictConfig:

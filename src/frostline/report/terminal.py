@@ -1,5 +1,6 @@
 """The terminal: progress while a run goes on, then the accuracy matrix, the metrics and the bill."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ def wide_console() -> Console:
 class TerminalReport(runs.Observer):
     """Show a run to a person; without a terminal, or a bar, only the tables at the end are printed."""
 
-    def __init__(self, strategy: str, seeds: Sequence[int] = (), console: Console | None = None, *, bar: bool = True):
+    def __init__(self, strategy: str, seeds: Sequence[int] = (), *, whole: Path | None = None, bar: bool = True):
         self.strategy = strategy
+        self.whole = whole  # the folder that a resume is given
         self.seeds = list(seeds)  # more than one: this watches the first of runs that advance together
-        self.console = console or wide_console()
+        self.console = wide_console()
         self._bar = bar and self.console.is_terminal
         self._progress: Progress | None = None
 
@@ -47,10 +49,11 @@ class TerminalReport(runs.Observer):
             f"{si(size)} parameters on {run.device}{going_on}",
             soft_wrap=True,
         )
-        if run.folder is not None:
-            folder = run.folder.parent if len(self.seeds) > 1 else run.folder
+        if self.whole is not None:
             self.console.print(
-                f"[dim]if it is killed: python run.py resume={folder}[/]", soft_wrap=True, highlight=False
+                f"[dim]if it is killed: python run.py {shlex.quote(f'resume={self.whole}')}[/]",
+                soft_wrap=True,
+                highlight=False,
             )
         if self._bar:
             self._progress = Progress(
