@@ -14,6 +14,7 @@ from frostline.strategies import Replay
 from frostline.training import run_stream
 
 small = partial(cnn, channels=[4], hidden=8)
+narrow = partial(slim_resnet18, filters=2)
 PLAIN = torch.compile
 
 
@@ -23,7 +24,7 @@ def traced(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(PLAIN, backend="aot_eager"))
 
 
-@pytest.mark.parametrize("model", [small, partial(slim_resnet18, filters=2)], ids=["cnn", "batch-norm"])
+@pytest.mark.parametrize("model", [small, narrow], ids=["cnn", "batch-norm"])
 def test_the_same_numbers_and_a_bill_for_compiling(model, make_run, digits, traced):
     runs = [make_run(Replay(capacity=20), model=model, epochs=1, compile=mode) for mode in ("off", "on")]
     for run in runs:
@@ -55,17 +56,19 @@ def test_a_frozen_prefix_saves_when_compiled(make_run, traced):
     )  # and those that the compiler traced; a task that saved nothing has `steps` more
 
 
-def test_auto_waits_for_a_long_run_and_leaves_dense_and_wide_nets_alone(make_run, traced, monkeypatch):
+def test_auto_waits_for_a_long_run_and_leaves_alone_what_does_not_gain(make_run, traced, monkeypatch):
     def phases(model):
         run = make_run(model=model, epochs=1, compile="auto")
         run_stream(run)
         return {row.phase for row in run.meter.rows}
 
-    assert "compile" not in phases(small)
+    assert "compile" not in phases(narrow)
     monkeypatch.setattr(compiling, "COLD_SECONDS", 0.0)
-    assert "compile" in phases(small)
+    assert "compile" in phases(narrow)
+    assert "compile" not in phases(small)  # max-pooling
     assert "compile" not in phases(partial(mlp, hidden=[8]))
-    assert "compile" not in phases(partial(cnn, channels=[compiling.WIDE], hidden=8))
+    monkeypatch.setattr(compiling, "WIDE", 16)  # as many as this net's widest convolutions have
+    assert "compile" not in phases(narrow)
 
 
 def test_what_cannot_be_compiled(make_run, monkeypatch, capsys):
@@ -79,7 +82,7 @@ def test_what_cannot_be_compiled(make_run, monkeypatch, capsys):
     with pytest.raises(UsageError, match=r"trainer.compile=on.*no C\+\+ compiler here.*trainer.compile=off"):
         run_stream(make_run(model=small, epochs=1, compile="on"))
     monkeypatch.setattr(compiling, "COLD_SECONDS", 0.0)
-    runs = [make_run(Replay(capacity=20), model=small, epochs=1, compile=mode) for mode in ("off", "auto")]
+    runs = [make_run(Replay(capacity=20), model=narrow, epochs=1, compile=mode) for mode in ("off", "auto")]
     for run in runs:
         run_stream(run)
     for a, b in zip(*(run.model.parameters() for run in runs), strict=True):

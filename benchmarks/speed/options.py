@@ -102,7 +102,7 @@ def steps(net: nn.Module, batch: int, rounds: int) -> None:
     sides["plain, bfloat16"] = _in_bfloat16(sides["plain"])
     found = medians(sides, rounds)
     for name, ms in found.items():
-        print(f"  step, {name:27} {ms:8.2f} ms  {ms / found['plain']:.2f}", flush=True)
+        print(f"  step, {name:33} {ms:8.2f} ms  {ms / found['plain']:.2f}", flush=True)
 
 
 def _in_bfloat16(step: Callable[[], object]) -> Callable[[], object]:

@@ -16,8 +16,9 @@ from frostline.types import Batch
 
 # What docs/performance.md measured on 2 cores: a share of the step saved by compiling, operations a second, and the
 # seconds of a cold compilation. Rules of thumb on purpose: a clock here would make the same run take other kernels.
-GAIN, RATE, COLD_SECONDS = 0.08, 1e11, 60.0
+GAIN, RATE, COLD_SECONDS = 0.05, 1e11, 60.0
 WIDE = 256  # channels: such convolutions take all the time, and there is little around them to fuse
+SLOW = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)  # compiled, a CPU gathers their gradients one by one
 
 
 def compiled_forward(lesson: Lesson, scope: Scope) -> tuple[Hashable, Forward] | None:
@@ -25,8 +26,9 @@ def compiled_forward(lesson: Lesson, scope: Scope) -> tuple[Hashable, Forward] |
 
     The compilation is a phase of the bill. A batch of another kind (the last one of an epoch) would be compiled anew.
 
-    on and reduce-overhead are refused where a model cannot be compiled. auto compiles attention and narrow convolutional nets
-    on a CPU if what the stream has still to learn would save more than a cold compilation takes, and says so where that fails.
+    on and reduce-overhead are refused where a model cannot be compiled. auto compiles attention, and narrow convolutional nets
+    without max-pooling, on a CPU if what the stream has still to learn would save more than a cold compilation takes, and
+    says so where that fails.
     """
     run, mode = lesson.run, lesson.run.settings.compile
     whole = len(lesson.task.train) >= run.settings.batch_size
@@ -69,7 +71,7 @@ def _repays(lesson: Lesson, scope: Scope) -> bool:
     run = lesson.run
     if run.device.type != "cpu" or type(run.model) is not Classifier or pays(run.model, run.device):
         return False
-    if any(isinstance(m, nn.Conv2d) and m.out_channels >= WIDE for m in run.model.modules()):
+    if any(isinstance(m, SLOW) or (isinstance(m, nn.Conv2d) and m.out_channels >= WIDE) for m in run.model.modules()):
         return False
     batch = next(iter(lesson.task.train.batches(run.settings.batch_size)))
     flops, _ = StepCounter(run, scope, lesson.task, lesson.prefix.logits, 0).known_for(batch)
