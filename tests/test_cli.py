@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -315,6 +316,45 @@ def test_a_killed_sweep_goes_on_as_a_whole(cli, tmp_path):
     assert read(tmp_path / "alone")["accuracy"] == results[3]["accuracy"]
 
 
+def test_a_sweep_goes_on_with_its_own_settings(cli, tmp_path):
+    """Seeds at once in each run, and settings that follow others, which Hydra's record holds as they were typed."""
+    sweep = [*QUICK, "strategy=replay", "trainer.seeds=[0,1],[2,3]", "hydra.sweep.dir=s"]
+    sweep += ["strategy.replay.batch_size=${trainer.batch_size}", "trainer.batch_size=32"]
+    sweep += ["hydra.sweep.subdir=${hydra.job.num}_${trainer.batch_size}"]
+    done = cli(tmp_path, "-m", *sweep)
+    assert done.returncode == 0, done.stderr
+    wanted = [read(tmp_path / "s" / "1_32" / f"seed_{seed}") for seed in (2, 3)]
+    record = (tmp_path / "s" / "multirun.yaml").read_text()
+    for changed in ("trainer.epochs=7", "seed=4", "hydra.sweep.dir=elsewhere", "trainer.kernels=wrong"):
+        refused = cli(tmp_path, "resume=s", changed)
+        assert refused.returncode == 1
+        assert f"{changed}: a sweep goes on as it was started" in refused.stderr
+    assert (tmp_path / "s" / "multirun.yaml").read_text() == record
+    shutil.rmtree(tmp_path / "s" / "1_32")  # as if killed before
+    again = cli(tmp_path, "resume=s", "trainer.batch_size=32")
+    assert again.returncode == 0, again.stderr
+    assert f"the run in {tmp_path / 's' / '0_32'} is already complete" in again.stdout
+    for result, seed in zip(wanted, (2, 3), strict=True):
+        second = read(tmp_path / "s" / "1_32" / f"seed_{seed}")
+        assert second["config"] == result["config"]
+        assert second["accuracy"] == result["accuracy"]
+
+
+def test_an_earlier_sweep_in_the_same_folder_is_not_taken_up(cli, tmp_path):
+    sweep = [*QUICK, "seed=0,1", "hydra.sweep.dir=s"]
+    assert cli(tmp_path, "-m", *sweep).returncode == 0
+    shutil.copytree(tmp_path / "s" / "1", tmp_path / "old")
+    assert cli(tmp_path, "-m", *sweep, "optimizer.lr=0.2").returncode == 0
+    wanted = read(tmp_path / "s" / "1")
+    shutil.rmtree(tmp_path / "s" / "1")
+    (tmp_path / "old").rename(tmp_path / "s" / "1")  # as if killed before the second run
+    again = cli(tmp_path, "resume=s")
+    assert again.returncode == 0, again.stderr
+    assert "holds an earlier run with other settings; this one begins anew" in again.stdout
+    assert read(tmp_path / "s" / "1")["config"] == wanted["config"]
+    assert read(tmp_path / "s" / "1")["accuracy"] == wanted["accuracy"]
+
+
 def test_a_diverging_run_says_where_and_keeps_the_checkpoint(cli, tmp_path):
     done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", "trainer.epochs=3", "hydra.run.dir=a")
     assert done.returncode == 1
@@ -345,11 +385,13 @@ def test_a_new_run_in_an_old_folder_forgets_the_old_checkpoint(cli, tmp_path):
     """Or else a kill before the first checkpoint would go on with the earlier run."""
     done = cli(tmp_path, *QUICK, "hydra.run.dir=a")
     assert done.returncode == 0, done.stderr
-    done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", "hydra.run.dir=a")
-    assert done.returncode == 1
-    again = cli(tmp_path, "resume=a")
-    assert again.returncode == 1
-    assert "already complete" not in again.stdout
+    for settings in (["trainer.seeds=[0,1]"], []):
+        done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", *settings, "hydra.run.dir=a")
+        assert done.returncode == 1
+        again = cli(tmp_path, "resume=a")  # from before the first task
+        assert again.returncode == 1
+        assert "The loss became" in again.stderr
+        assert "already complete" not in again.stdout
 
 
 def test_imports_are_left_out_of_garbage_collection_which_then_goes_on(tmp_path):

@@ -16,6 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from frostline.checks import UsageError, in_range, nearest, one_of
 
+MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
+    "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
+    "checkpoint", "figures", "cost.reference_steps", "stream.data_root", "stream.download",
+)  # fmt: skip
 BUILT = ("stream", "model", "selector", "optimizer")  # sections with a _target_; `strategy` holds one for each member
 
 
@@ -119,6 +123,12 @@ def check(cfg: DictConfig) -> None:
     for key in cfg:
         if key not in known:
             raise UsageError(f"{key}: there is no such setting.{nearest(key, known)} Known keys: {', '.join(known)}.")
+    for section, kind in typing.get_type_hints(RunConfig).items():
+        if dataclasses.is_dataclass(kind):  # what `+` adds, Hydra lets pass
+            own = [f.name for f in dataclasses.fields(kind)]
+            for key in cfg[section]:
+                if key not in own:
+                    raise UsageError(f"{section}.{key}: there is no such setting.{nearest(key, own)}")
     _refuse_nan("", plain(cfg))
     for section in BUILT:
         check_target(section, cfg[section])

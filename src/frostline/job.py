@@ -55,7 +55,7 @@ def execute(cfg: DictConfig, folder: Path, *, sweep: Path | None = None, alone: 
                     f"{shared} differs from seed to seed, and trainer.seeds trains them with the same. "
                     "Expected separate runs: -m seed=0,1,..."
                 )
-    return run_jobs(jobs, sweep or folder, alone)
+    return run_jobs(jobs, sweep or folder, alone, forget=folder)
 
 
 def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
@@ -65,16 +65,16 @@ def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
     return own
 
 
-def run_jobs(jobs: Sequence[Job], whole: Path, alone: bool) -> list[dict[str, Any]]:
+def run_jobs(jobs: Sequence[Job], whole: Path, alone: bool, *, forget: Path | None = None) -> list[dict[str, Any]]:
     """Do the jobs, which differ in their seed, in one pass; return the content of each one's result.json.
 
     whole: the folder that a resume is given to go on with all of them. A seed that diverges stops alone: the others go on
-    without it, from their last checkpoints.
+    without it, from their last checkpoints. forget: the folder of a new start, where an earlier run's checkpoints go.
     """
     diverged: list[str] = []
     while jobs:
         try:
-            contents = _execute(jobs, whole, alone)
+            contents = _execute(jobs, whole, alone, forget)
         except Diverged as error:
             folder = error.folder
             if len(jobs) == 1 and not diverged:
@@ -82,6 +82,7 @@ def run_jobs(jobs: Sequence[Job], whole: Path, alone: bool) -> list[dict[str, An
             assert folder is not None
             print(f"frostline: {folder.name}: {error}", file=sys.stderr)
             diverged.append(folder.name)
+            forget = None
         else:
             if not diverged:
                 return contents
@@ -96,7 +97,7 @@ def _again(job: Job) -> Job:
     return job._replace(state=checkpoints.load(job.folder) if saved else None)
 
 
-def _execute(jobs: Sequence[Job], whole: Path, alone: bool) -> list[dict[str, Any]]:
+def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None) -> list[dict[str, Any]]:
     first = jobs[0].cfg
     device = choose_device(first.trainer.device)
     set_precision(first.trainer.precision, device)
@@ -114,11 +115,12 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool) -> list[dict[str, An
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
             if job.state is not None:
                 run.load_state_dict(job.state)
-            else:  # an earlier run's, which a kill before the first checkpoint would go on with
-                (job.folder / checkpoints.NAME).unlink(missing_ok=True)
             if len(jobs) > 1:
                 run.keep_draws()
             built.append((run, writer))
+        if forget is not None:  # a resume must not take up an earlier run, with one seed or several
+            for stale in (forget / checkpoints.NAME, *forget.glob(f"seed_*/{checkpoints.NAME}")):
+                stale.unlink(missing_ok=True)
         try:
             run_stream(*(run for run, _ in built))
         except BaseException as error:

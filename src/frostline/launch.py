@@ -3,6 +3,7 @@
 import gc
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from frostline.checks import UsageError
-from frostline.config import DictConfig, OmegaConf, conf_dir, register
+from frostline.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, register
 from frostline.explain import explain
 
 ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "trainer", "cost", "tracking")
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     gc.disable()  # until all is imported
     try:
-        _run_hydra(_for_resume(arguments), wants_traceback)
+        _run_hydra(*_for_resume(arguments), wants_traceback)
     except KeyboardInterrupt:
         _stop("Interrupted. A run that had begun goes on with resume=FOLDER.", code=130)
     except FailedRun:
@@ -43,8 +44,11 @@ class FailedRun(UsageError):
     """A run of a sweep failed, which was said at once; the others go on, perhaps in other processes."""
 
 
-def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
-    """Hand the job to Hydra, which calls it for each run; launchers other than its own do so in other processes."""
+def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None:
+    """Hand the job to Hydra, which calls it for each run; launchers other than its own do so in other processes.
+
+    again: these are the runs of a sweep that goes on.
+    """
     import hydra
 
     here = os.getpid()
@@ -66,13 +70,13 @@ def _run_hydra(arguments: list[str], wants_traceback: bool) -> None:
         alone = launcher is None or launcher.endswith(".BasicLauncher")
         _refuse_merged(context)
         try:
-            if cfg.resume is None:
+            if cfg.resume is None and not again:
                 execute(cfg, folder, sweep=sweep, alone=alone)
             else:
                 resume(cfg, folder, list(context.overrides.task), sweep=sweep, alone=alone)
         except KeyboardInterrupt:
-            again = shlex.quote(f"resume={sweep or folder}")
-            _stop(f"Interrupted. Go on from the last checkpoint with: python run.py {again}", code=130)
+            where = shlex.quote(f"resume={sweep or folder}")
+            _stop(f"Interrupted. Go on from the last checkpoint with: python run.py {where}", code=130)
         except Exception as error:
             message = explain(error)
             if message is None or wants_traceback:
@@ -107,10 +111,16 @@ def _import_trainer() -> None:
     if "frostline.job" in sys.modules:  # an earlier run of the sweep did: freezing again would keep its model for ever
         return
     gc.disable()
-    import torch._dynamo  # noqa: F401
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:  # Ctrl-C waits: libraries take an interrupted import for a missing package
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        import torch._dynamo  # noqa: F401
 
-    import frostline.job  # noqa: F401
-
+        import frostline.job  # noqa: F401
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     gc.freeze()
     gc.enable()
 
@@ -128,28 +138,47 @@ def _end_with(sweep: int) -> None:
         threading.Thread(target=watch, name=name, daemon=True).start()
 
 
-def _for_resume(arguments: list[str]) -> list[str]:
-    """Let a resumed run write into its own folder, and leave Hydra's record of the first start alone.
+def _for_resume(arguments: list[str]) -> tuple[list[str], bool]:
+    """Let a resumed run write into its own folder; return the arguments, and whether they are those of a sweep that goes on.
 
-    A sweep that is resumed is given anew as Hydra recorded it.
+    Hydra's record of a run's first start is left alone; a sweep starts anew as Hydra recorded it.
     """
-    folders = [a.partition("=")[2].strip("'\"") for a in arguments if a.startswith("resume=") and a != "resume=null"]
-    if not folders:
-        return arguments
+    resumed = [a.lstrip("+") for a in arguments if a.lstrip("+").startswith("resume=") and not a.endswith("=null")]
+    if not resumed:
+        return arguments, False
     if "-m" in arguments or "--multirun" in arguments:
         raise UsageError("resume knows whether it goes on with a run or a sweep: leave out -m.")
-    folder = Path(folders[-1])
-    if not folder.is_dir():
-        raise UsageError(f"resume={str(folder)!r}: there is no such folder. Expected the folder of an earlier run.")
-    kept = [a for a in arguments if not a.startswith(("resume=", "hydra.run.dir="))]
+    name = resumed[-1].partition("=")[2].strip("'\"")
+    folder = Path(name)
+    if not name or not folder.is_dir():
+        wrong = "that is a file" if folder.is_file() else "there is no such folder"
+        raise UsageError(f"resume={name!r}: {wrong}. Expected the folder of an earlier run or sweep.")
+    kept = [a for a in arguments if not a.lstrip("+").startswith(("resume=", "hydra.run.dir="))]
     where = str(folder.resolve()).replace("'", "\\'")
     record = folder / "multirun.yaml"
-    if not record.is_file():
-        return [*kept, f"resume='{where}'", f"hydra.run.dir='{where}'", "hydra.output_subdir=null"]
-    anew = {"resume", "hydra.sweep.dir", "hydra.mode", *(a.partition("=")[0] for a in kept)}
-    overrides = OmegaConf.load(record).hydra.overrides
-    before = [a for a in (*overrides.hydra, *overrides.task) if a.partition("=")[0] not in anew]
-    return ["-m", *before, *kept, f"resume='{where}'", f"hydra.sweep.dir='{where}'"]
+    if record.is_file():
+        return ["-m", *_recorded(record, kept), f"hydra.sweep.dir='{where}'"], True
+    return [*kept, f"resume='{where}'", f"hydra.run.dir='{where}'", "hydra.output_subdir=null"], False
+
+
+def _recorded(record: Path, given: list[str]) -> list[str]:
+    """Return the sweep's own arguments in their order, with what is given anew of where and how fast."""
+    stored: Any = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
+    before = [*stored["hydra"]["overrides"]["hydra"], *stored["hydra"]["overrides"]["task"]]
+    before = [a for a in before if _key(a) not in ("hydra.sweep.dir", "hydra.mode")]
+    for argument in given:
+        free = (*MAY_CHANGE, "hydra/launcher", "hydra.launcher", "hydra.verbose")
+        if argument not in before and not _key(argument).startswith(free):
+            raise UsageError(
+                f"{argument}: a sweep goes on as it was started. Expected settings of where and how fast only "
+                f"({', '.join(free)}); leave {_key(argument)} out, or start a new sweep."
+            )
+    anew = {_key(argument): argument for argument in given}
+    return [*(anew.pop(_key(argument), argument) for argument in before), *anew.values()]
+
+
+def _key(argument: str) -> str:
+    return argument.lstrip("+~").partition("=")[0]
 
 
 def _stop(message: str, code: int = 1) -> NoReturn:

@@ -1,5 +1,6 @@
 """Going on with runs that were interrupted, under the configuration they were started with."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,12 @@ from omegaconf import OmegaConf
 
 from frostline import checkpoints, results
 from frostline.checks import UsageError
-from frostline.config import DictConfig, differences, plain
+from frostline.config import MAY_CHANGE, DictConfig, differences, plain
 from frostline.job import Job, execute, run_jobs, with_seed
 
-MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
-    "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
-    "checkpoint", "figures", "cost.reference_steps", "stream.data_root", "stream.download",
-)  # fmt: skip
+
+class Changed(UsageError):
+    """What is asked for is not what the run in the folder was started with."""
 
 
 def resume(
@@ -22,34 +22,51 @@ def resume(
 ) -> list[dict[str, Any]]:
     """Go on with the run in `folder`, or with the runs of several seeds, under the configuration they were started with.
 
-    Where the folder is one of a `sweep` that goes on, its run may not have begun yet.
+    Where the folder is one of a `sweep` that goes on, its run may not have begun yet, or an earlier sweep may have left it.
     """
+    cfg.resume = None
     if sweep is not None and not any(folder.glob(f"**/{checkpoints.NAME}")):
-        cfg.resume = None
         return execute(cfg, folder, sweep=sweep, alone=alone)
-    seeds = sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
-    if (folder / checkpoints.NAME).is_file() or not any((path / checkpoints.NAME).is_file() for path in seeds):
-        seeds = [folder]  # one run; where there is none, the error says so
-    states = {path: checkpoints.load(path) for path in seeds if len(seeds) == 1 or (path / checkpoints.NAME).is_file()}
-    jobs = []
-    for path in seeds:
-        if path in states:
-            stored = _stored(cfg, states[path], path, overrides)
-        else:  # killed before its first checkpoint
-            stored = with_seed(_stored(cfg, next(iter(states.values())), path, overrides), int(path.name[5:]))
-        state = states.get(path)
-        if state is None or not _complete(path):
-            jobs.append(Job(stored, path, state))
-    if not jobs:
+    try:
+        states, jobs = _find(copy.deepcopy(cfg), folder, overrides)
+    except Changed:
+        if sweep is None:
+            raise
+        print(f"frostline: {folder} holds an earlier run with other settings; this one begins anew.")
+        return execute(cfg, folder, sweep=sweep, alone=alone)
+    left = [job for job in jobs if job.state is None or not _complete(job.folder)]
+    if not left:
         print(f"frostline: the run in {folder} is already complete.")
-        return [results.read(path) for path in seeds]
-    before, now = next(iter(states.values()))["threads"], jobs[0].cfg.trainer.threads or torch.get_num_threads()
+        return [results.read(job.folder) for job in jobs]
+    before, now = next(iter(states.values()))["threads"], left[0].cfg.trainer.threads or torch.get_num_threads()
     if before != now:
         print(
             f"frostline: the run began on {before} threads and goes on with {now}: sums may round differently. "
             f"trainer.threads={before} keeps its bits."
         )
-    return run_jobs(jobs, sweep or folder, alone)
+    return run_jobs(left, sweep or folder, alone)
+
+
+def _find(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[dict[Path, dict[str, Any]], list[Job]]:
+    """Return the checkpoints in the folder, and the jobs of one run or of several seeds that they belong to."""
+    seeds = sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
+    if (folder / checkpoints.NAME).is_file() or not any((path / checkpoints.NAME).is_file() for path in seeds):
+        seeds = [folder]  # one run; where there is none, the error says so
+    several = [int(path.name[5:]) for path in seeds] if seeds != [folder] else None
+    given = cfg.trainer.seeds
+    if given is not None and sorted(given) != several:
+        raise Changed(
+            f"resume={str(folder)!r}: that run was started with trainer.seeds={several}, not {list(given)}. Leave "
+            "trainer.seeds out to go on with it, or start a new run without resume."
+        )
+    cfg.trainer.seeds = None
+    states = {path: checkpoints.load(path) for path in seeds if not several or (path / checkpoints.NAME).is_file()}
+    jobs = []
+    for path in seeds:
+        state = states.get(path, next(iter(states.values())))  # of another seed: this one was killed before its first
+        stored = _stored(cfg, state, path, overrides, own_seed=several is None)
+        jobs.append(Job(stored if path in states else with_seed(stored, int(path.name[5:])), path, states.get(path)))
+    return states, jobs
 
 
 def _complete(folder: Path) -> bool:
@@ -59,11 +76,13 @@ def _complete(folder: Path) -> bool:
         return False
 
 
-def _stored(cfg: DictConfig, state: dict[str, Any], folder: Path, overrides: list[str]) -> DictConfig:
+def _stored(
+    cfg: DictConfig, state: dict[str, Any], folder: Path, overrides: list[str], *, own_seed: bool
+) -> DictConfig:
     """Return the configuration that a checkpoint was taken under, with what may be given anew; refuse other changes."""
     stored = DictConfig(state["config"])
     given = [o.lstrip("+~").partition("=")[0] for o in overrides if not o.startswith("resume=")]
-    if "seed" not in given:
+    if "seed" not in given or not own_seed:
         cfg.seed = stored.seed  # what is interpolated from it is no difference
     found = differences(state["config"], plain(cfg))
     for key in given:
@@ -72,7 +91,7 @@ def _stored(cfg: DictConfig, state: dict[str, Any], folder: Path, overrides: lis
             continue
         for path, (old, new) in found.items():
             if path.startswith(key) or (key == "experiment" and not path.startswith(("resume", *MAY_CHANGE))):
-                raise UsageError(
+                raise Changed(
                     f"resume={str(folder)!r}: that run was started with {path}={old!r}, not {new!r}. Leave {key} out to "
                     "go on with it, or start a new run without resume."
                 )

@@ -27,6 +27,8 @@ def run_stream(*runs: Run) -> None:
         if not run.accuracy:
             with run.drawing():
                 run.accuracy.append(evaluate(run, None))
+                if run.save is not None:  # from here on a kill leaves something to go on with
+                    run.save(run.state_dict())
     while behind := [run for run in runs if run.task < len(run.stream)]:
         first = min(run.task for run in behind)
         _learn_task([run for run in behind if run.task == first], first)
