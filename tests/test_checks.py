@@ -14,6 +14,8 @@ def test_messages_name_value_expectation_and_nearest():
     with pytest.raises(UsageError, match=r"share=1\.5: .* <= 1\. The nearest valid value is 1\."):
         in_range("share", 1.5, 0, 1)
     assert nearest("zzz", ["ring"]) == ""
+    assert nearest("ON", ["auto", "on", "off"]) == " Did you mean 'on'?"
+    assert nearest("replya", ["Replay"]) == " Did you mean 'Replay'?"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "3", True, -1, 0])

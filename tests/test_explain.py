@@ -3,8 +3,9 @@
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
-from frostline.config import conf_dir, register
+from frostline.config import conf_dir, plain, register
 from frostline.explain import explain
 
 WRONG = {
@@ -14,6 +15,7 @@ WRONG = {
     "trainer.seeds=[a]": "trainer.seeds=[a]: expected a whole number, not 'a'.",
     "trainer.epochs=1.5": "trainer.epochs=1.5: expected a whole number, not '1.5'.",
     "checkpoint.delta=maybe": "checkpoint.delta=maybe: expected true or false, not 'maybe'.",
+    "trainer.epochs=null": "trainer.epochs=null: expected a value, such as 1.",
     "strategy=[replay,ewc,]": "cannot be read. Expected key=value, or key=[a,b] for a list, without a comma at its end.",
     "strategy=replay,ewc": "several values need -m, which runs each, or brackets, which chain them: strategy=[replay,ewc].",
     "replay": "replay: expected key=value, such as strategy=replay.",
@@ -33,6 +35,19 @@ def test_one_line_that_says_what_was_expected(override):
     assert message is not None
     assert WRONG[override] in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", ["${sed}", "${trainer.sed}", "${oc.env:FROSTLINE_NONE}", "${unknown:1}"])
+def test_a_reference_to_nothing_names_where_it_stands(value):
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("config", overrides=[f"trainer.epochs={value}"])
+    with pytest.raises(OmegaConfBaseException) as caught:
+        plain(cfg)
+    message = explain(caught.value)
+    assert message is not None
+    assert message.startswith("trainer.epochs: ")
+    assert message.endswith("Expected the name of a setting in ${}, such as ${seed}.")
 
 
 def test_a_bug_is_not_explained_away():

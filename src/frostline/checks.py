@@ -11,8 +11,9 @@ class UsageError(ValueError):
 
 def nearest(value: object, choices: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the closest of `choices`, or an empty string when nothing is close."""
-    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    small = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(str(value).lower(), small, n=1, cutoff=0.5)
+    return f" Did you mean '{small[close[0]]}'?" if close else ""
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:

@@ -4,6 +4,8 @@ import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from frostline.checks import UsageError, nearest
 from frostline.config import RunConfig, conf_dir
 
@@ -13,7 +15,11 @@ TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or fals
 def explain(error: BaseException) -> str | None:
     """Return the message for an error of the user's making, None for anything else (a bug: show the traceback)."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import (
+        InterpolationResolutionError,
+        OmegaConfBaseException,
+        UnsupportedInterpolationType,
+    )
 
     inner: BaseException | None = error
     while inner is not None:  # what we refuse ourselves may come wrapped in Hydra's own error
@@ -33,6 +39,8 @@ def explain(error: BaseException) -> str | None:
     cause: Any = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     text = f"{error}\n{cause or ''}".replace("Error merging override ", "").strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(cause, InterpolationResolutionError | UnsupportedInterpolationType) and cause.full_key:
+        return f"{cause.full_key}: {lines[0].rstrip('.')}. Expected the name of a setting in ${{}}, such as ${{seed}}."
     return _ambiguous(lines[0]) or _wrong_type(text, lines[0]) or _unknown_key(cause, text) or _plain(lines)
 
 
@@ -64,6 +72,9 @@ def _wrong_type(text: str, override: str) -> str:
     key, _, value = override.partition("=")
     if "is not a ListConfig" in text:
         return f"{key}={value}: expected a list, such as {key}=[{value}]."
+    if "is not Optional" in text:
+        default = OmegaConf.select(OmegaConf.structured(RunConfig), key)
+        return f"{key}={value}: expected a value, such as {default}."
     found = re.search(r"Value '(.*)' (?:of type '\w+' could not be converted to|is not a valid) (\w+)", text)
     if found is None or "=" not in override:
         return ""
@@ -86,8 +97,6 @@ def _unknown_key(cause: Any, text: str) -> str:
 
 def _elsewhere(name: str, section: str) -> str:
     """Return where there is a key of this name: in the schema, or in the files of a group."""
-    from omegaconf import DictConfig, OmegaConf
-
     for part in fields(RunConfig):
         factory = part.default_factory
         if not section and is_dataclass(factory) and name in {f.name for f in fields(factory)}:

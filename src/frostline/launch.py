@@ -62,18 +62,19 @@ def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None
         from frostline.resuming import resume
 
         context = HydraConfig.get()
+        overrides: Any = OmegaConf.to_container(context.overrides.task, resolve=False)  # references as they were typed
         if os.getppid() == here:  # a worker process, which the launcher started
             _end_with(here)
         folder = Path(context.runtime.output_dir)
         launcher = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
         sweep = Path(context.sweep.dir).absolute() if launcher else None
         alone = launcher is None or launcher.endswith(".BasicLauncher")
-        _refuse_merged(context)
+        _refuse_merged(context, overrides)
         try:
             if cfg.resume is None and not again:
                 execute(cfg, folder, sweep=sweep, alone=alone)
             else:
-                resume(cfg, folder, list(context.overrides.task), sweep=sweep, alone=alone)
+                resume(cfg, folder, overrides, sweep=sweep, alone=alone)
         except KeyboardInterrupt:
             where = shlex.quote(f"resume={sweep or folder}")
             _stop(f"Interrupted. Go on from the last checkpoint with: python run.py {where}", code=130)
@@ -91,12 +92,12 @@ def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
 
 
-def _refuse_merged(context: Any) -> None:
+def _refuse_merged(context: Any, overrides: list[str]) -> None:
     """Stop where Hydra would merge what was meant as several things into one, and the last would win."""
     for group in ONE_OF_A_KIND:
         if context.runtime.choices.get(group) is None:
             _stop(f"{group}: expected the name of one option; only strategies can be combined.")
-    for chain in (o for o in context.overrides.task if o.startswith("strategy=[")):
+    for chain in (o for o in overrides if o.startswith("strategy=[")):
         members = [name.strip() for name in chain.partition("=")[2].strip("[]").split(",")]
         if len(set(members)) < len(members):
             _stop(f"{chain}: expected different strategies, each named once.")
