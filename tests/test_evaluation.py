@@ -3,10 +3,14 @@
 import copy
 from functools import partial
 
+import pytest
 import torch
 
+from frostline import evaluation
+from frostline.evaluation import evaluate
 from frostline.models import mlp, slim_resnet18
 from frostline.selectors import FirstK, LastK
+from frostline.streams import from_arrays
 from frostline.training import run_stream
 
 deep = partial(mlp, hidden=[24, 24, 24])
@@ -79,3 +83,50 @@ def test_a_resumed_run_has_the_same_bill(make_run):
     assert second.accuracy == whole.accuracy
     for a, b in zip(evaluations(whole), evaluations(second), strict=True):
         assert (a.flops, a.samples, a.steps, a.stored_bytes) == (b.flops, b.samples, b.steps, b.stored_bytes)
+
+
+STREAMS = {
+    "the same data": lambda seed: from_arrays("digits", scenario="task"),
+    "the same data, all classes": lambda seed: from_arrays("digits", "rotated", tasks=2, scenario="domain"),
+    "classes in another order": lambda seed: from_arrays(
+        "digits", class_order="random", test_samples_per_class=20, seed=seed
+    ),
+    "tasks of other sizes": lambda seed: from_arrays("digits", class_order="random", seed=seed),
+    "pixels in another order": lambda seed: from_arrays("digits", "permuted", tasks=2, scenario="domain", seed=seed),
+}
+
+
+@pytest.mark.parametrize("moment", [None, 0, 1])
+@pytest.mark.parametrize("name", STREAMS)
+def test_dense_models_are_evaluated_in_one_pass(name, moment, make_run, monkeypatch):
+    def make():
+        runs = [make_run(stream=STREAMS[name](seed), seed=seed) for seed in (0, 1, 2)]
+        for run in runs:
+            run.keep_draws()
+        return runs
+
+    passes = []
+    whole = evaluation._together
+    monkeypatch.setattr(evaluation, "_together", lambda *given: passes.append(1) or whole(*given))
+    apart, together = make(), make()
+    rows = [evaluate([run], moment)[0] for run in apart]
+    assert evaluate(together, moment) == rows
+    assert len({tuple(row) for row in rows}) == 3  # each seed has a model of its own
+    assert bool(passes) == (name != "tasks of other sizes")
+    for one, other in zip(apart, together, strict=True):
+        (a,), (b,) = evaluations(one), evaluations(other)
+        assert (a.steps, a.samples, a.flops) == (b.steps, b.samples, b.flops)
+        assert a.samples == sum(len(one.stream[j].test) for j, x in enumerate(rows[0]) if x is not None)
+
+
+def test_the_time_of_one_pass_is_shared(make_run):
+    runs = [make_run(seed=seed) for seed in (0, 1, 2, 3)]
+    evaluate(runs, None)
+    seconds = [evaluations(run)[0].seconds for run in runs]
+    assert max(seconds) < 2 * min(seconds)
+
+
+def test_convolutions_fill_a_cpu_alone(make_run, monkeypatch):
+    monkeypatch.setattr(evaluation, "_together", None)
+    runs = [make_run(model=partial(slim_resnet18, filters=2), seed=seed) for seed in (0, 1)]
+    assert evaluate(runs, 0) == [evaluate([run], 0)[0] for run in runs]

@@ -116,6 +116,13 @@ class Stack:
 
         return run
 
+    def classifier(self, line: int = 0) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """Return what S Classifiers make of what came out of their first `line` stages, and of the visible classes."""
+        stages = zip(*(model.stages()[line:] for model in self.models), strict=True)  # type: ignore[operator]
+        body = [self.function(modules) for modules in stages]
+        head = self.head([model.head for model in self.models])
+        return lambda x, visible: head(_pipe(body, x), visible)
+
     def collect_gradients(self) -> None:
         """Add to the stacked gradients what reached the models' own parameters, and let those see the sum."""
         for name, stacked in self.parameters.items():

@@ -1,14 +1,15 @@
 """The steps of several lessons in one pass: what trainer.seeds saves its time with."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from frostline.costs import all_paused
 from frostline.lesson import Lesson
 from frostline.lookout import Lookout
 from frostline.models import Classifier
@@ -59,7 +60,7 @@ def fit_together(lessons: Sequence[Lesson], scopes: Sequence[Scope]) -> None:
             set_rates(optimizer, stack.parameters, runs[0].change.rates)
         if time.monotonic() >= looks[0].next:
             settle()
-            with _paused(lessons):
+            with all_paused([run.meter for run in runs]):
                 for run, look in zip(runs, looks, strict=True):
                     with run.drawing():
                         look()
@@ -81,9 +82,7 @@ class Step:
         models, lines = stack.models, {lesson.prefix.line for lesson in lessons}
         self.stacked = all(type(model) is Classifier for model in models) and len(lines) == 1
         if self.stacked:
-            stages = zip(*(model.stages()[min(lines) :] for model in models), strict=True)  # type: ignore[operator]
-            self.body = [stack.function(modules) for modules in stages]
-            self.head = stack.head([model.head for model in models])
+            self.forward = stack.classifier(min(lines))
         sources = [lesson.task.train for lesson in lessons]
         self.source = sources[0]
         plain = self.stacked and not any(lesson.prefix.augment for lesson in lessons) and lines == {0}
@@ -130,9 +129,7 @@ class Step:
             x = torch.stack(
                 [self._entrance(lesson, batch) for lesson, batch in zip(self.lessons, batches, strict=True)]
             )
-        for function in self.body:
-            x = function(x)
-        return self.head(x, self._visible(batches))
+        return self.forward(x, self._visible(batches))
 
     def _entrance(self, lesson: Lesson, batch: Batch) -> Tensor:
         with lesson.run.drawing() if lesson.prefix.random else nullcontext():
@@ -193,17 +190,9 @@ def _count(lessons: Sequence[Lesson], counters: Sequence[StepCounter], batches: 
     """Let every counter know the batch's operations, off everybody's bill."""
     if all(counter.knows(batch) for counter, batch in zip(counters, batches, strict=True)):
         return
-    with _paused(lessons):
+    with all_paused([lesson.run.meter for lesson in lessons]):
         for lesson, counter, batch in zip(lessons, counters, batches, strict=True):
             with lesson.run.drawing():
                 counter.learn(step.with_samples(batch))
             if lesson.run.reference.seconds_per_sample is None:  # equal models: timed once
                 lesson.run.reference = lessons[0].run.reference
-
-
-@contextmanager
-def _paused(lessons: Sequence[Lesson]) -> Iterator[None]:
-    with ExitStack() as pauses:
-        for lesson in lessons:
-            pauses.enter_context(lesson.run.meter.paused())
-        yield

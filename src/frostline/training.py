@@ -1,7 +1,7 @@
 """The loop: tasks, stretches, steps; what is chosen, trained, remembered, evaluated and saved, in that order.
 
 Several runs that differ in their seed are learned together (trainer.seeds): each does all of this for itself, but for the
-steps of a stretch in which they train the same parts, which are one pass for all of them.
+steps of a stretch in which they train the same parts and for evaluations, which are one pass for all of them.
 """
 
 import time
@@ -24,11 +24,12 @@ def run_stream(*runs: Run) -> None:
     for run in runs:
         for observer in run.observers:
             observer.started(run)
-        if not run.accuracy:
-            with run.drawing():
-                run.accuracy.append(evaluate(run, None))
-                if run.save is not None:  # from here on a kill leaves something to go on with
-                    run.save(run.state_dict())
+    fresh = [run for run in runs if not run.accuracy]
+    for run, row in zip(fresh, evaluate(fresh, None), strict=True):
+        with run.drawing():
+            run.accuracy.append(row)
+            if run.save is not None:  # from here on a kill leaves something to go on with
+                run.save(run.state_dict())
     while behind := [run for run in runs if run.task < len(run.stream)]:
         first = min(run.task for run in behind)
         _learn_task([run for run in behind if run.task == first], first)
@@ -37,10 +38,10 @@ def run_stream(*runs: Run) -> None:
 def _learn_task(runs: Sequence[Run], index: int) -> None:
     tasks = [run.strategy.task(run.stream, index) for run in runs]
     learn([Lesson(run, task) for run, task in zip(runs, tasks, strict=True) if task is not None])
+    rows = iter(evaluate([run for run, task in zip(runs, tasks, strict=True) if task is not None], index))
     for run, task in zip(runs, tasks, strict=True):
-        row: list[float | None] = [None] * len(run.stream)
         with run.drawing():
-            run.accuracy.append(row if task is None else evaluate(run, index))
+            run.accuracy.append([None] * len(run.stream) if task is None else next(rows))
             run.task, run.step, run.thawed, run.change = index + 1, 0, None, None
             for observer in run.observers:
                 observer.task_done(run, index)

@@ -5,8 +5,8 @@ work per step is adding integers.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,15 @@ class CostMeter:
         """Restore the ledger; a row that was open goes on when its phase opens again."""
         self.rows = [LedgerRow(**row) for row in state["rows"]]
         self.unbilled_seconds = state["unbilled_seconds"]
+
+
+@contextmanager
+def all_paused(meters: Iterable[CostMeter]) -> Iterator[None]:
+    """Keep a stretch off the bills of all runs that share the machine."""
+    with ExitStack() as pauses:
+        for meter in meters:
+            pauses.enter_context(meter.paused())
+        yield
 
 
 def totals(rows: list[LedgerRow]) -> dict[str, float | None]:
