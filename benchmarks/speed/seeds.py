@@ -4,8 +4,8 @@
     python benchmarks/speed/seeds.py --seeds 3 --rounds 3
 
 Both sides learn all five tasks of the protocol's stream with frostline, one epoch a task; data are read beforehand.
-`training` is the bill's phase `train`; `everything` adds selection, consolidation and evaluation, which each seed does for
-itself on both sides. Rounds are interleaved, and the figures are medians of the rounds' ratios.
+`training` is the bill's phase `train`; `everything` adds evaluation, and selection and consolidation, which each seed does
+for itself on both sides. Rounds are interleaved, and the figures are medians of the rounds' ratios.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """S models as one: parameters on a leading axis, so that one pass trains S seeds that never mix.
 
 The models keep their own parameters, as views of the stacked ones: whatever looks at a single model (a selector, a Fisher
-estimate, an evaluation, a checkpoint) goes on as if it were alone. Common layers run natively on [S, B, ...]; any other
+estimate, a checkpoint) goes on as if it were alone. Common layers run natively on [S, B, ...]; any other
 module goes through torch.func.vmap, and one that draws random numbers runs once for each seed, with that seed's own.
 """
 
