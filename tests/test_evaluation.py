@@ -1,6 +1,7 @@
 """Evaluation that starts where the model last changed."""
 
 import copy
+import time
 from functools import partial
 
 import pytest
@@ -121,9 +122,10 @@ def test_dense_models_are_evaluated_in_one_pass(name, moment, make_run, monkeypa
 
 def test_the_time_of_one_pass_is_shared(make_run):
     runs = [make_run(seed=seed) for seed in (0, 1, 2, 3)]
+    begin = time.perf_counter()
     evaluate(runs, None)
-    seconds = [evaluations(run)[0].seconds for run in runs]
-    assert max(seconds) < 2 * min(seconds)
+    wall = time.perf_counter() - begin
+    assert 0 < sum(evaluations(run)[0].seconds for run in runs) <= wall
 
 
 def test_convolutions_fill_a_cpu_alone(make_run, monkeypatch):

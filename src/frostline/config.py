@@ -117,6 +117,11 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
+def key_of(override: str) -> str:
+    """Return what an argument of the command line sets."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def check(cfg: DictConfig) -> None:
     """Refuse what cannot work, before data are read or anything is built."""
     known = [f.name for f in dataclasses.fields(RunConfig)]

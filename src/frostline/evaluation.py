@@ -28,7 +28,7 @@ def evaluate(runs: Sequence[Run], moment: int | None) -> list[Row]:
     for run in runs:
         with run.meter.phase("evaluate", moment):
             run.features.look(run.model)
-    if len(runs) > 1 and _fit_together(runs):
+    if len(runs) > 1 and _one_pass_serves(runs):
         return _together(runs, moment)
     rows = []
     for run in runs:
@@ -107,12 +107,10 @@ def _operations(run: Run, batch: Batch, whole: bool, billed: Sequence[Run]) -> i
     return run.evaluation_flops[key]
 
 
-def _fit_together(runs: Sequence[Run]) -> bool:
+def _one_pass_serves(runs: Sequence[Run]) -> bool:
     """Tell whether one pass can evaluate all runs, and gains by it."""
-    sizes = [[len(_source(run, task)) for task in range(len(run.stream))] for run in runs]
-    return all(pays(run.model, run.device) and not run.features.line for run in runs) and all(
-        own == sizes[0] for own in sizes
-    )
+    sizes = {tuple(len(_source(run, task)) for task in range(len(run.stream))) for run in runs}
+    return len(sizes) == 1 and all(pays(run.model, run.device) and not run.features.line for run in runs)
 
 
 def _together(runs: Sequence[Run], moment: int | None) -> list[Row]:
@@ -132,7 +130,8 @@ def _together(runs: Sequence[Run], moment: int | None) -> list[Row]:
                 operations = _operations(runs[0], batches[0], True, runs)
                 for run in runs:
                     run.meter.step(len(batches[0]), operations)
-                x, y = (_stacked([getattr(batch, part) for batch in batches], len(runs)) for part in ("x", "y"))
+                x = _stacked([batch.x for batch in batches], len(runs))
+                y = _stacked([batch.y for batch in batches], len(runs))
                 count += (classify(x, visible).argmax(2) == y).sum(1)
             correct.append(count)
         hits = torch.stack(correct, 1).tolist()

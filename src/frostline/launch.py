@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from frostline.checks import UsageError
-from frostline.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, register
+from frostline.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, key_of, register
 from frostline.explain import explain
 
 ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "trainer", "cost", "tracking")
@@ -144,7 +144,7 @@ def _for_resume(arguments: list[str]) -> tuple[list[str], bool]:
 
     Hydra's record of a run's first start is left alone; a sweep starts anew as Hydra recorded it.
     """
-    resumed = [a.lstrip("+") for a in arguments if a.lstrip("+").startswith("resume=") and not a.endswith("=null")]
+    resumed = [a for a in arguments if key_of(a) == "resume" and not a.endswith("=null")]
     if not resumed:
         return arguments, False
     if "-m" in arguments or "--multirun" in arguments:
@@ -154,7 +154,7 @@ def _for_resume(arguments: list[str]) -> tuple[list[str], bool]:
     if not name or not folder.is_dir():
         wrong = "that is a file" if folder.is_file() else "there is no such folder"
         raise UsageError(f"resume={name!r}: {wrong}. Expected the folder of an earlier run or sweep.")
-    kept = [a for a in arguments if not a.lstrip("+").startswith(("resume=", "hydra.run.dir="))]
+    kept = [a for a in arguments if key_of(a) not in ("resume", "hydra.run.dir")]
     where = str(folder.resolve()).replace("'", "\\'")
     record = folder / "multirun.yaml"
     if record.is_file():
@@ -166,20 +166,16 @@ def _recorded(record: Path, given: list[str]) -> list[str]:
     """Return the sweep's own arguments in their order, with what is given anew of where and how fast."""
     stored: Any = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
     before = [*stored["hydra"]["overrides"]["hydra"], *stored["hydra"]["overrides"]["task"]]
-    before = [a for a in before if _key(a) not in ("hydra.sweep.dir", "hydra.mode")]
+    before = [a for a in before if key_of(a) not in ("hydra.sweep.dir", "hydra.mode")]
     for argument in given:
         free = (*MAY_CHANGE, "hydra/launcher", "hydra.launcher", "hydra.verbose")
-        if argument not in before and not _key(argument).startswith(free):
+        if argument not in before and not key_of(argument).startswith(free):
             raise UsageError(
                 f"{argument}: a sweep goes on as it was started. Expected settings of where and how fast only "
-                f"({', '.join(free)}); leave {_key(argument)} out, or start a new sweep."
+                f"({', '.join(free)}); leave {key_of(argument)} out, or start a new sweep."
             )
-    anew = {_key(argument): argument for argument in given}
-    return [*(anew.pop(_key(argument), argument) for argument in before), *anew.values()]
-
-
-def _key(argument: str) -> str:
-    return argument.lstrip("+~").partition("=")[0]
+    anew = {key_of(argument): argument for argument in given}
+    return [*(anew.pop(key_of(argument), argument) for argument in before), *anew.values()]
 
 
 def _stop(message: str, code: int = 1) -> NoReturn:

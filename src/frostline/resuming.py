@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from frostline import checkpoints, results
 from frostline.checks import UsageError
-from frostline.config import MAY_CHANGE, DictConfig, differences, plain
+from frostline.config import MAY_CHANGE, DictConfig, differences, key_of, plain
 from frostline.job import Job, execute, run_jobs, with_seed
 
 
@@ -81,7 +81,7 @@ def _stored(
 ) -> DictConfig:
     """Return the configuration that a checkpoint was taken under, with what may be given anew; refuse other changes."""
     stored = DictConfig(state["config"])
-    given = [o.lstrip("+~").partition("=")[0] for o in overrides if not o.startswith("resume=")]
+    given = [key for key in map(key_of, overrides) if key != "resume"]
     if "seed" not in given or not own_seed:
         cfg.seed = stored.seed  # what is interpolated from it is no difference
     found = differences(state["config"], plain(cfg))

@@ -1,7 +1,7 @@
 """Where samples live: as tensors on the training device, or behind a DataLoader."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class TensorSource:
     def nbytes(self) -> int:
         return len(self) * (self.x[0].numel() * self.x.element_size() + self.labels.element_size())
 
-    def shares_samples(self, other: object) -> bool:
+    def shares_samples(self, other: object) -> TypeGuard["TensorSource"]:
         """Tell whether another source's samples are rows of the same tensor, as they are."""
         return (
             isinstance(other, TensorSource)
@@ -51,9 +51,7 @@ class TensorSource:
     def equals(self, other: object) -> bool:
         """Tell whether another source is the same samples with the same labels in the same order, as they are."""
         return (
-            self.shares_samples(other)
-            and torch.equal(self.rows, other.rows)  # type: ignore[attr-defined]
-            and torch.equal(self.labels, other.labels)  # type: ignore[attr-defined]
+            self.shares_samples(other) and torch.equal(self.rows, other.rows) and torch.equal(self.labels, other.labels)
         )
 
     def fetch(self, index: Tensor) -> Tensor:

@@ -37,8 +37,9 @@ def run_stream(*runs: Run) -> None:
 
 def _learn_task(runs: Sequence[Run], index: int) -> None:
     tasks = [run.strategy.task(run.stream, index) for run in runs]
-    learn([Lesson(run, task) for run, task in zip(runs, tasks, strict=True) if task is not None])
-    rows = iter(evaluate([run for run, task in zip(runs, tasks, strict=True) if task is not None], index))
+    lessons = [Lesson(run, task) for run, task in zip(runs, tasks, strict=True) if task is not None]
+    learn(lessons)
+    rows = iter(evaluate([lesson.run for lesson in lessons], index))
     for run, task in zip(runs, tasks, strict=True):
         with run.drawing():
             run.accuracy.append([None] * len(run.stream) if task is None else next(rows))
