@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from frostline.acceleration import with_kernels, with_layout
 from frostline.batchnorm import BatchNormFunction, UnevenBatchNorm2d
+from frostline.im2col import Im2colConv2d
 from frostline.models import resnet18, slim_resnet18
+from tests.conftest import assert_as_exact
 
 CPU, LAST = torch.device("cpu"), torch.channels_last
 
@@ -67,14 +69,18 @@ def test_what_is_frozen_gets_no_gradient(frozen):
         )
         for name, p in kind.named_parameters():
             p.requires_grad_(name != frozen)
+    exact = copy.deepcopy(kinds[0]).double()
+    arriving = torch.randn_like(x)
     found = []
-    for kind in kinds:
-        image = x.detach().float().to(memory_format=LAST).requires_grad_(frozen != "input")
-        (kind(image) ** 2).sum().backward()
+    for kind in (*kinds, exact):
+        image = x.detach().to(kind.weight.dtype).to(memory_format=LAST).requires_grad_(frozen != "input")
+        (kind(image) * arriving.to(image.dtype)).sum().backward()
         found.append([image.grad, kind.weight.grad, kind.bias.grad, *kind.buffers()])
     assert (found[0][0] is None) == (frozen == "input")
-    for own, other in zip(found[1], found[0], strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-4)
+    for theirs, ours, reference in zip(*found, strict=True):
+        assert (theirs is None) == (ours is None)
+        if theirs is not None:
+            assert_as_exact(ours, theirs, reference)
 
 
 def test_models_seeds_at_once():
@@ -97,12 +103,23 @@ def test_models_seeds_at_once():
 
 
 def test_only_uneven_layers_change_their_kind():
-    """slim_resnet18 has 20 and 40 channels, resnet18 none such; on a GPU 'auto' leaves both alone."""
-    net = with_kernels(slim_resnet18((1, 28, 28), 10), "auto", CPU)
-    assert {m.num_features for m in net.modules() if type(m) is UnevenBatchNorm2d} == {20, 40}
+    """slim_resnet18 has layers of 20 channels, resnet18 none such; 'auto' leaves both alone on a GPU."""
+    net = with_kernels(slim_resnet18((1, 28, 28), 10), "on", CPU)
+    assert {m.num_features for m in net.modules() if type(m) is UnevenBatchNorm2d} == {20}
     for model, device in ((resnet18, CPU), (slim_resnet18, torch.device("cuda"))):
         plain = with_kernels(model((1, 28, 28), 10), "auto", device)
         assert all(type(m) is not UnevenBatchNorm2d for m in plain.modules())
+
+
+@pytest.mark.parametrize(
+    ("processor", "norms", "convolutions"), [("AVX2", 5, 8), ("AVX512", 5, 0), ("DEFAULT", 0, 0), ("NO AVX", 0, 0)]
+)
+def test_auto_follows_the_processor(processor, norms, convolutions, monkeypatch):
+    """Each kernel is taken where it was measured to gain: im2col's not with AVX-512, nothing on an unknown processor."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    narrow, wide = (with_kernels(model((1, 28, 28), 10), "auto", CPU) for model in (slim_resnet18, resnet18))
+    assert sum(type(m) is UnevenBatchNorm2d for m in narrow.modules()) == norms
+    assert sum(type(m) is Im2colConv2d for m in wide.modules()) == convolutions
 
 
 def test_a_whole_net_learns_the_same():
@@ -110,13 +127,14 @@ def test_a_whole_net_learns_the_same():
     torch.manual_seed(0)
     plain = with_layout(slim_resnet18((1, 28, 28), 10), "on")
     ours = with_kernels(copy.deepcopy(plain), "on", CPU)
+    exact = copy.deepcopy(plain).double()
     x, y = torch.rand(32, 1, 28, 28).to(memory_format=LAST), torch.randint(0, 10, (32,))
-    for net in (plain, ours):
+    for net in (plain, ours, exact):
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
         for _ in range(3):
             optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
+            F.cross_entropy(net(x.to(net.head.weight.dtype)), y).backward()
             optimizer.step()
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(ours.eval()(x), plain.eval()(x), rtol=1e-3, atol=1e-3)
+    for name, value in exact.state_dict().items():
+        assert_as_exact(ours.state_dict()[name], plain.state_dict()[name], value, name)
+    assert_as_exact(ours.eval()(x), plain.eval()(x), exact.eval()(x.double()))

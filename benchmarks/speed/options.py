@@ -2,6 +2,7 @@
 
 python benchmarks/speed/options.py             # some five minutes on 2 cores, mostly cold compilations
 python benchmarks/speed/options.py --models mlp --rounds 20 --parts updates
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 python ...    # as without AVX-512
 """
 
 import argparse
@@ -21,6 +22,7 @@ from frostline import batchnorm, im2col
 from frostline.acceleration import KERNELS, with_kernels
 from frostline.models import cnn, mlp, resnet18, slim_resnet18, vit
 
+PROCESSOR = torch.backends.cpu.get_cpu_capability()
 MODELS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "mlp": (mlp, 128),
     "cnn": (cnn, 64),
@@ -131,7 +133,8 @@ def gradients(rounds: int) -> None:
         found = medians(sides, rounds)
         where = f"{batch} x {inputs} -> {outputs}, {size}x{size}, kernel {kernel}, stride {stride}"
         share = found["im2col"] / found["torch"]
-        taken = "taken" if inputs >= im2col.CHANNELS and ways["torch"][0, 0].numel() <= im2col.PIXELS else ""
+        fits = inputs >= im2col.CHANNELS and ways["torch"][0, 0].numel() <= im2col.PIXELS
+        taken = "taken" if fits and PROCESSOR in im2col.Im2colConv2d.gains_on else ""
         print(
             f"  {where:46} torch {found['torch']:6.2f} ms  im2col {found['im2col']:6.2f} ms  {share:.2f} {taken}",
             flush=True,
@@ -155,7 +158,8 @@ def norms(rounds: int) -> None:
         }
         found = medians(sides, rounds)
         enough = batch * size * size >= batchnorm.PIXELS
-        taken = "taken" if channels < batchnorm.CHANNELS and channels % batchnorm.VECTOR and enough else ""
+        fits = channels < batchnorm.CHANNELS and channels % batchnorm.VECTOR and enough
+        taken = "taken" if fits and PROCESSOR in batchnorm.UnevenBatchNorm2d.gains_on else ""
         where = f"{batch} x {channels}, {size}x{size}"
         share = found["rows"] / found["torch"]
         print(
@@ -194,7 +198,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     if "gradients" in options.parts:
-        print("weight gradients of convolutions")
+        print(f"weight gradients of convolutions, processor with {PROCESSOR}")
         gradients(options.rounds)
         print("gradients of batch-norms")
         norms(options.rounds)

@@ -27,15 +27,19 @@ def with_layout(model: nn.Module, mode: str) -> nn.Module:
 
 
 def with_kernels(model: nn.Module, mode: str, device: torch.device) -> nn.Module:
-    """Return the model with own backward passes where torch's CPU kernels are slow ('auto': on a CPU).
+    """Return the model with own backward passes where torch's CPU kernels are slow.
 
-    Such a layer changes its class, not its place: weights, name and hooks stay, and so does the forward pass.
+    'auto': each on the processors that it was measured to gain on (its `gains_on`, as torch names their capability), so the
+    same machine always takes the same. Such a layer changes its class, not its place: weights, name and hooks stay, and so
+    does the forward pass.
     """
-    if mode == "on" or (mode == "auto" and device.type == "cpu"):
-        for module in model.modules():
-            own = KERNELS.get(type(module))
-            if own is not None and own.suits(module):
-                module.__class__ = own
+    processor = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
+    if mode == "off":
+        return model
+    for module in model.modules():
+        own = KERNELS.get(type(module))
+        if own is not None and own.suits(module) and (mode == "on" or processor in own.gains_on):
+            module.__class__ = own
     return model
 
 

@@ -1,8 +1,8 @@
 """Batch-norm in channels-last order whose backward pass does not stumble over an uneven number of channels.
 
-torch's CPU kernel for it goes pixel by pixel in whole vectors: where the channels are no multiple of 16 (slim_resnet18 has
-20 and 40), what is left over costs several times the rest. Here whole rows of pixels are added up and scaled at once: the
-same sums in another order. `benchmarks/speed/options.py --parts gradients` measures it.
+torch's CPU kernel for it goes pixel by pixel in whole vectors: where the channels are no multiple of 16 (slim_resnet18's
+first blocks have 20), what is left over costs several times the rest. Here whole rows of pixels are added up and scaled at
+once: the same sums in another order. `benchmarks/speed/options.py --parts gradients` measures it.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 # From docs/performance.md: with more channels than these, or fewer pixels in all images of the batch, torch's is faster.
-VECTOR, CHANNELS, PIXELS = 16, 64, 4096
+VECTOR, CHANNELS, PIXELS = 16, 32, 4096
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -69,6 +69,8 @@ def _backward(
 
 class UnevenBatchNorm2d(nn.BatchNorm2d):
     """An nn.BatchNorm2d with this backward pass, where it pays: training in float32, with enough pixels."""
+
+    gains_on = ("AVX2", "AVX512")
 
     @staticmethod
     def suits(norm: Any) -> bool:

@@ -11,7 +11,7 @@ from frostline.checks import UsageError
 from frostline.files import atomic_write
 from frostline.memory import digest, tensor_bytes
 
-FORMAT = "frostline.checkpoint/2"
+FORMAT = "frostline.checkpoint/3"
 NAME = "checkpoint.pt"
 
 

@@ -1,6 +1,6 @@
 """Weight gradients of convolutions as one matrix product, where a CPU's own kernel for them is far from what it can do.
 
-On a CPU with AVX2 the weight gradient of a convolution with many channels and few pixels runs at half the speed of its
+On a CPU with AVX2 oneDNN's weight gradient of a convolution with many channels and few pixels runs at half the speed of the
 forward pass. Written as gradients times patches (im2col; Chellapilla et al. 2006) it is as fast as matrices are multiplied:
 the same products, added up in another order. `benchmarks/speed/options.py --parts gradients` measures it.
 """
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 # Where it pays, as docs/performance.md measured it: many channels, so that the product is large, and few pixels, so
-# that the patches (kernel area x input) are small beside it.
-CHANNELS, PIXELS = 128, 64
+# that the patches (kernel area x input) are small beside it. With AVX-512 torch's own kernel is as fast or faster.
+CHANNELS, PIXELS = 256, 49
 CHUNK = 1 << 22  # numbers of patches at a time, 16 MiB: more falls out of the caches, and comes as fresh pages
 
 
@@ -62,6 +62,8 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, stride: Any, paddi
 
 class Im2colConv2d(nn.Conv2d):
     """An nn.Conv2d that takes this way where it pays: in float32, with few pixels, with its weight in training."""
+
+    gains_on = ("AVX2",)
 
     @staticmethod
     def suits(conv: Any) -> bool:

@@ -207,7 +207,8 @@ def _build(
     ]
     for observer in observers:
         cleanup.callback(observer.close)
-    extra = {"config": config, "tasks": len(stream), "threads": torch.get_num_threads()}
+    processor = torch.backends.cpu.get_cpu_capability()
+    extra = {"config": config, "tasks": len(stream), "threads": torch.get_num_threads(), "processor": processor}
     save = _saver(folder, cfg.checkpoint.delta, extra)
     run = Run(model, stream, strategy, selector, optimizer, meter, settings, save, observers, folder)
     selector.check(model, task_costs(run, stream[0]))

@@ -32,6 +32,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": _versions(),
         "device": device.type,
         "device_name": name,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),

@@ -38,13 +38,22 @@ def resume(
     if not left:
         print(f"frostline: the run in {folder} is already complete.")
         return [results.read(job.folder) for job in jobs]
-    before, now = next(iter(states.values()))["threads"], left[0].cfg.trainer.threads or torch.get_num_threads()
-    if before != now:
+    _say_what_rounds_differently(next(iter(states.values())), left[0].cfg.trainer.threads or torch.get_num_threads())
+    return run_jobs(left, sweep or folder, alone)
+
+
+def _say_what_rounds_differently(state: dict[str, Any], threads: int) -> None:
+    before, processor = state["threads"], torch.backends.cpu.get_cpu_capability()
+    if before != threads:
         print(
-            f"frostline: the run began on {before} threads and goes on with {now}: sums may round differently. "
+            f"frostline: the run began on {before} threads and goes on with {threads}: sums may round differently. "
             f"trainer.threads={before} keeps its bits."
         )
-    return run_jobs(left, sweep or folder, alone)
+    if state["processor"] != processor:
+        print(
+            f"frostline: the run began on a processor with {state['processor']} and goes on on one with {processor}: "
+            "sums may round differently."
+        )
 
 
 def _find(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[dict[Path, dict[str, Any]], list[Job]]:
