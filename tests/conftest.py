@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from frostline import training
+from frostline.core.rng import derive
+from frostline.core.step import Step
+from frostline.core.types import TaskStream
 from frostline.costs import CostMeter
-from frostline.flops import FlopCounter
+from frostline.costs.flops import FlopCounter
+from frostline.loop import training
+from frostline.loop.run import Run
+from frostline.loop.schedules import Constant
+from frostline.loop.settings import TrainerConfig
 from frostline.models import mlp
-from frostline.rng import derive
-from frostline.run import Run, Settings
 from frostline.selectors import Everything, Selector
+from frostline.speed.fast import Fast
 from frostline.strategies import Finetune, Strategy
 from frostline.streams import from_arrays
-from frostline.types import TaskStream
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +36,13 @@ def assert_as_exact(ours: torch.Tensor, theirs: torch.Tensor, exact: torch.Tenso
     """
     own, other = ((t.double() - exact).abs().max() for t in (ours, theirs))
     assert own <= 1.5 * other + 1e-6 * exact.abs().max(), f"{name}: {own:.2e}, torch {other:.2e}"
+
+
+def a_step(scope: Any = None, task: Any = None, incoming: Any = None) -> Step:
+    """Return a step for calling a hook by hand; it has no network to ask."""
+    step = Step(scope, task, 1, None)  # type: ignore[arg-type]
+    step.incoming = incoming
+    return step
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,6 +68,8 @@ def make_run(digits: TaskStream) -> Callable[..., Run]:
         stream: TaskStream | None = None,
         seed: int = 0,
         optimizer: Any = None,
+        schedule: Any = None,
+        backend: Any = None,
         save: Any = None,
         **settings: Any,
     ) -> Run:
@@ -64,7 +77,9 @@ def make_run(digits: TaskStream) -> Callable[..., Run]:
         torch.manual_seed(derive(seed, "model"))
         model = (model or partial(mlp, hidden=[32, 32]))(stream.shape, stream.classes)
         torch.manual_seed(derive(seed, "training"))
-        defaults = {"epochs": 2, "batch_size": 32, "seed": seed, "reference_steps": 0}
+        reference_steps = settings.pop("reference_steps", 0)
+        defaults = {"epochs": 2, "batch_size": 32, "compile": "off", "prefix_cache": "off"}
+        trainer = TrainerConfig(**{**defaults, **settings})
         return Run(
             model,
             stream,
@@ -72,7 +87,11 @@ def make_run(digits: TaskStream) -> Callable[..., Run]:
             selector or Everything(),
             optimizer or partial(torch.optim.SGD, lr=0.05),
             CostMeter(),
-            Settings(**{**defaults, **settings}),
+            trainer,
+            backend or Fast(trainer),
+            seed,
+            schedule or Constant(),
+            reference_steps,
             save,
         )
 
@@ -103,7 +122,7 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
 def count_every_step(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Put a counter around every training step from now on; the list holds what each took. Probes are not steps."""
     counts: list[int] = []
-    plain = training.train_step
+    plain = training.take_step
 
     def watched(*args: Any) -> Any:
         with FlopCounter() as counter:
@@ -111,5 +130,5 @@ def count_every_step(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(counter.total)
         return result
 
-    monkeypatch.setattr(training, "train_step", watched)
+    monkeypatch.setattr(training, "take_step", watched)
     return counts

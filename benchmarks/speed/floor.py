@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frostline.buffers import Buffer
-from frostline.importance import probe, squared_gradients
-from frostline.rng import generator
-from frostline.scope import blocks, head
+from frostline.core.buffers import Buffer
+from frostline.core.importance import probe, squared_gradients
+from frostline.core.rng import generator
+from frostline.core.scope import blocks, head
+from frostline.core.types import TaskStream
 from frostline.strategies import EWC, Replay
-from frostline.types import TaskStream
 
 
 @dataclass

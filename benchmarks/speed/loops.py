@@ -25,19 +25,21 @@ from floor import Bare
 from peers import avalanche_benchmarks, avalanche_train
 from torch import nn
 
-from frostline.acceleration import with_fused, with_kernels, with_layout
+from frostline.core.files import atomic_write
+from frostline.core.types import TaskStream
 from frostline.costs import CostMeter
-from frostline.files import atomic_write
-from frostline.lesson import Lesson
+from frostline.loop.lesson import Lesson
+from frostline.loop.precision import set_precision
+from frostline.loop.run import Run
+from frostline.loop.settings import TrainerConfig
+from frostline.loop.training import learn
 from frostline.models import mlp, resnet18, slim_resnet18, vit
-from frostline.precision import set_precision
-from frostline.results import environment
-from frostline.run import Run, Settings
+from frostline.records.results import environment
 from frostline.selectors import Everything, LastK, Selector
+from frostline.speed.fast import Fast
+from frostline.speed.layouts import with_fused, with_kernels, with_layout
 from frostline.strategies import EWC, Finetune, Replay, Strategy
 from frostline.streams import from_arrays
-from frostline.training import learn
-from frostline.types import TaskStream
 
 METHODS: dict[str, tuple[Callable[[], Strategy], Callable[[], Selector]]] = {
     "finetune": (Finetune, Everything),
@@ -81,7 +83,8 @@ class Frostline:
 
     def __init__(self, method: str, lr: float, batch_size: int, device: torch.device, **options: Any):
         self.method, self.lr, self.device = method, lr, device
-        self.settings = Settings(batch_size=batch_size, reference_steps=0, **options)
+        options = {"compile": "off", "prefix_cache": "off", **options}
+        self.settings = TrainerConfig(epochs=1, batch_size=batch_size, **options)
         self.compile_seconds = 0.0
 
     def __call__(self, net: nn.Module, stream: TaskStream) -> tuple[float, int]:
@@ -89,10 +92,15 @@ class Frostline:
         make_strategy, make_selector = METHODS[self.method]
         optimizer = with_fused(partial(torch.optim.SGD, lr=self.lr), self.settings.fused)
         net = with_kernels(with_layout(net, self.settings.channels_last), self.settings.kernels, self.device)
-        run = Run(net, stream, make_strategy(), make_selector(), optimizer, CostMeter(self.device), self.settings)
+        run = Run(
+            net, stream, make_strategy(), make_selector(), optimizer, CostMeter(self.device), self.settings,
+            Fast(self.settings), reference_steps=0,
+        )  # fmt: skip
         for index in range(len(stream)):
-            run.task, run.step, run.change = index, 0, None
-            learn([Lesson(run, stream[index])])
+            run.progress.begin_part(index)
+            lesson = Lesson(run, stream[index])
+            learn([lesson])
+            lesson.consolidate()
         rows = [row for row in run.meter.rows if row.phase == "train"]
         self.compile_seconds += sum(row.seconds for row in run.meter.rows if row.phase == "compile")
         return sum(row.seconds for row in rows), sum(row.steps for row in rows)

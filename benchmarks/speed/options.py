@@ -18,9 +18,9 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
-from frostline import batchnorm, im2col
-from frostline.acceleration import KERNELS, with_kernels
 from frostline.models import cnn, mlp, resnet18, slim_resnet18, vit
+from frostline.speed import batchnorm, im2col
+from frostline.speed.layouts import KERNELS, with_kernels
 
 PROCESSOR = torch.backends.cpu.get_cpu_capability()
 MODELS: dict[str, tuple[Callable[..., nn.Module], int]] = {

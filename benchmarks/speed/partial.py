@@ -24,19 +24,20 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from frostline.checks import UsageError
+from frostline.core.checks import UsageError
+from frostline.core.scope import Scope
+from frostline.core.types import TaskStream, masked
 from frostline.costs import CostMeter
-from frostline.lesson import Lesson
+from frostline.loop.lesson import Lesson
+from frostline.loop.run import Run
+from frostline.loop.settings import TrainerConfig
+from frostline.loop.training import learn
 from frostline.models import minilm, mlp, slim_resnet18, vit
-from frostline.prefix import Prefix
-from frostline.results import environment
-from frostline.run import Run, Settings
-from frostline.scope import Scope
+from frostline.records.results import environment
 from frostline.selectors import Budget, Everything, HeadOnly, LastK, LoRA, Role, Selector
+from frostline.speed.fast import Fast
 from frostline.strategies import Finetune
 from frostline.streams import from_arrays, package_docs
-from frostline.training import learn
-from frostline.types import TaskStream
 
 EPOCHS = 5
 BOUNDS = {  # the ratios asked for: (model, configuration) -> at most this share of full fine-tuning's seconds
@@ -104,20 +105,22 @@ def train(case: Case, rule: Selector, cached: bool) -> dict[str, float]:
     """Learn the first task from the case's weights; return its bill."""
     model = copy.deepcopy(case.model)
     rule.prepare(model)
-    settings = Settings(
-        epochs=EPOCHS, batch_size=case.batch_size, reference_steps=0, prefix_cache="on" if cached else "off"
+    settings = TrainerConfig(
+        epochs=EPOCHS, batch_size=case.batch_size, compile="off", prefix_cache="on" if cached else "off"
     )
-    run = Run(model, case.stream, Finetune(), rule, case.optimizer, CostMeter(), settings)
-    learn([Lesson(run, case.stream[0])])
+    run = Run(
+        model, case.stream, Finetune(), rule, case.optimizer, CostMeter(), settings, Fast(settings), reference_steps=0
+    )
+    lesson = Lesson(run, case.stream[0])
+    learn([lesson])
     rows = [row for row in run.meter.rows if row.phase in ("train", "cache")]
-    state = run.state_bytes[-1]
-    assert run.change is not None
+    state = run.progress.state_bytes[-1]
     return {
         "seconds": sum(row.seconds for row in rows),
         "flops": sum(row.flops for row in rows),
         "selection_seconds": sum(row.seconds for row in run.meter.rows if row.phase == "select"),
         "selection_flops": sum(row.flops for row in run.meter.rows if row.phase == "select"),
-        "memory": weights(model) + state["gradient_bytes"] + state["optimizer_bytes"] + kept(run, case, cached)
+        "memory": weights(model) + state["gradient_bytes"] + state["optimizer_bytes"] + kept(lesson)
         + max(row.stored_bytes for row in rows),
     }  # fmt: skip
 
@@ -127,8 +130,9 @@ def weights(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
-def kept(run: Run, case: Case, cached: bool) -> int:
+def kept(lesson: Lesson) -> int:
     """Return the bytes that backward keeps of one batch, weights left out."""
+    run, task = lesson.run, lesson.task
     own = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
     held: dict[int, int] = {}
 
@@ -138,15 +142,10 @@ def kept(run: Run, case: Case, cached: bool) -> int:
             held[storage.data_ptr()] = storage.nbytes()
         return t
 
-    task = case.stream[0]
-    batch = next(iter(task.train.batches(case.batch_size)))
-    assert run.change is not None
-    with Scope(run.model, run.change.names).thawed() as scope:
-        prefix = Prefix(run, task, resumed=False)
-        prefix.open(scope, EPOCHS if cached else 0)
-        with saved_tensors_hooks(pack, lambda t: t):
-            loss = nn.functional.cross_entropy(prefix.logits(batch, task.mask(batch)), batch.y)
-            loss.backward()
+    batch = next(iter(task.train.batches(run.settings.batch_size)))
+    with Scope(run.model, frozenset(run.progress.trained)).thawed(), saved_tensors_hooks(pack, lambda t: t):
+        loss = task.objective.loss(masked(lesson.entrance.logits(batch), task.mask(batch)), batch.y)
+        loss.backward()
     return sum(held.values())
 
 

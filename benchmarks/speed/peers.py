@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from frostline.core.torchvision_schemas import torchvision
+from frostline.core.types import TaskStream
 from frostline.strategies import EWC, Replay
 from frostline.streams.datasets import DEBIAN_FASHION_MNIST
-from frostline.torchvision_schemas import torchvision
-from frostline.types import TaskStream
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="avalanche")
 

@@ -17,16 +17,18 @@ from typing import Any
 
 import torch
 
+from frostline.core.rng import derive
+from frostline.core.types import TaskStream
 from frostline.costs import CostMeter
+from frostline.loop.run import Run
+from frostline.loop.settings import TrainerConfig
+from frostline.loop.training import run_stream
 from frostline.models import mlp
-from frostline.results import environment
-from frostline.rng import derive
-from frostline.run import Run, Settings
+from frostline.records.results import environment
 from frostline.selectors import Everything
+from frostline.speed.fast import Fast
 from frostline.strategies import EWC, Finetune, Replay
 from frostline.streams import from_arrays
-from frostline.training import run_stream
-from frostline.types import TaskStream
 
 CASES: dict[str, tuple[int, int, Any, float | None]] = {  # width, batch, strategy, speed-up asked for
     "width 400, batch 128, fine-tuning": (400, 128, Finetune, 1.4),
@@ -44,9 +46,12 @@ def build(stream: TaskStream, width: int, batch: int, strategy: Any, seed: int) 
     device = next(iter(stream[0].train.batches(1, torch.arange(1)))).x.device
     torch.manual_seed(derive(seed, "model"))
     net = mlp(stream.shape, stream.classes, [width, width]).to(device)
-    settings = Settings(batch_size=batch, seed=seed, reference_steps=0)
+    settings = TrainerConfig(epochs=1, batch_size=batch, compile="off", prefix_cache="off")
     optimizer = partial(torch.optim.SGD, lr=0.05)
-    return Run(net, stream, strategy(), Everything(), optimizer, CostMeter(device), settings)
+    return Run(
+        net, stream, strategy(), Everything(), optimizer, CostMeter(device), settings, Fast(settings), seed,
+        reference_steps=0,
+    )  # fmt: skip
 
 
 def bill(runs: list[Run]) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from frostline.results import read
+from frostline.records.results import read
 
 HERE = Path(__file__).parent
 COLUMNS = ("average_accuracy", "forgetting", "seconds_ratio", "reference_ratio", "flops_ratio", "seconds")

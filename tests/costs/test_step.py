@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from frostline.core.scope import Scope, everything, head, layers
+from frostline.core.types import Batch
 from frostline.costs import Reference, StepCosts
-from frostline.flops import count_flops
+from frostline.costs.flops import count_flops
 from frostline.models import Classifier, cnn, mlp, resnet50, slim_resnet18, timm_vit, vit
-from frostline.models.huggingface import staged
-from frostline.scope import Scope, everything, head, layers
+from frostline.models.language import staged
+from frostline.streams import from_arrays
 from tests.models.test_transformers import tiny
 
 
@@ -60,7 +62,7 @@ def batch(shape):
 def test_any_thawed_set_is_priced_as_the_counter_counts_it(name):
     build, shape = BUILD[name]
     net, x, rng = build(), batch(shape), random.Random(0)
-    costs = StepCosts.trace(net, x, None)
+    costs = StepCosts.trace(net, x)
     names = [n for n, _ in net.named_parameters()]
     for number in range(12):
         chosen = frozenset(rng.sample(names, rng.randint(1, max(1, len(names) // (1 + number % 4)))))
@@ -75,7 +77,7 @@ def test_any_thawed_set_is_priced_as_the_counter_counts_it(name):
 def test_stages_add_up_to_the_forward_pass_without_the_head(name):
     build, shape = BUILD[name]
     net, x = build(), batch(shape)
-    costs = StepCosts.trace(net, x, None)
+    costs = StepCosts.trace(net, x)
     assert sum(cost for cost, _ in costs.stages) == costs.forward - 2 * len(x) * net.head.in_features * 5
     assert frozenset().union(*(names for _, names in costs.stages)) == everything(net) - head(net)
     last = max(number for number, (_, names) in enumerate(costs.stages) if names)
@@ -86,14 +88,14 @@ def test_stages_add_up_to_the_forward_pass_without_the_head(name):
 
 def test_a_trace_inside_a_counter_is_no_work():
     net, x = BUILD["mlp"][0](), batch(images)
-    assert count_flops(lambda: StepCosts.trace(net, x, None)) == 0
+    assert count_flops(lambda: StepCosts.trace(net, x)) == 0
 
 
 def test_closed_form_of_a_chain():
     net, x = BUILD["mlp"][0](), torch.randn(4, 1, 8, 8)
     widths = [64, 12, 10, 8, 5]
     F_l = [2 * 4 * a * b for a, b in itertools.pairwise(widths)]
-    groups, rng, costs = list(layers(net).values()), random.Random(1), StepCosts.trace(net, x, None)
+    groups, rng, costs = list(layers(net).values()), random.Random(1), StepCosts.trace(net, x)
     for _ in range(12):
         thawed = sorted(rng.sample(range(4), rng.randint(1, 4)))
         m = thawed[0]
@@ -105,12 +107,9 @@ def test_closed_form_of_a_chain():
 def test_nothing_is_left_behind():
     net, x = BUILD["slim_resnet18"][0](), torch.randn(4, 1, 8, 8)
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    costs = StepCosts.trace(net, x, None)
-    reference = (
-        Reference()
-        .count(net, x, None)
-        .measure(net, x, torch.zeros(4, dtype=torch.long), None, lambda p: torch.optim.SGD(p, lr=0.1), repeats=2)
-    )
+    costs, y = StepCosts.trace(net, x), torch.zeros(4, dtype=torch.long)
+    batch, task = Batch(x, y, y, y), from_arrays("digits", scenario="domain", tasks=1)[0]
+    reference = Reference().count(net, x).measure(net, task, batch, lambda p: torch.optim.SGD(p, lr=0.1), repeats=2)
     assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert reference.flops_per_sample * 4 == costs.full == costs(everything(net))

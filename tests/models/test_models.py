@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from frostline.models import Head, cnn, linear, mlp, resnet18, resnet50, slim_resnet18
+from frostline.core.types import masked
+from frostline.models import cnn, linear, mlp, resnet18, resnet50, slim_resnet18
 
 
 @pytest.mark.parametrize("size", [8, 28, 32, 33])
@@ -18,7 +19,7 @@ def test_slim_resnet18_is_that_of_the_papers():
 
 def test_resnet18_equals_torchvision():
     """With ImageNet's stem and the same weights, the logits are torchvision's."""
-    from frostline.torchvision_schemas import torchvision
+    from frostline.core.torchvision_schemas import torchvision
 
     theirs = torchvision().models.resnet18(weights=None).eval()
     ours = resnet18((3, 64, 64), 1000, stem="imagenet").eval()
@@ -32,9 +33,9 @@ def test_resnet50_has_blocks():
 
 
 def test_invisible_classes_get_no_gradient():
-    head = Head(4, 5)
+    head = torch.nn.Linear(4, 5)
     visible = torch.tensor([[True, True, False, False, True], [True, False, True, False, False]])
-    torch.nn.functional.cross_entropy(head(torch.randn(2, 4), visible), torch.tensor([0, 2])).backward()
+    torch.nn.functional.cross_entropy(masked(head(torch.randn(2, 4)), visible), torch.tensor([0, 2])).backward()
     assert torch.isfinite(head.weight.grad).all()
     assert head.weight.grad[3].abs().sum() == 0
     assert head.weight.grad[4].abs().sum() > 0

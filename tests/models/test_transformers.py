@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from frostline.core.scope import Staged
+from frostline.core.torchvision_schemas import torchvision
 from frostline.models import Classifier, huggingface, minilm, timm_vit, vit
-from frostline.models.huggingface import staged
-from frostline.scope import Staged
-from frostline.torchvision_schemas import torchvision
+from frostline.models.language import staged
 
 torchvision()  # transformers and timm import it
 from transformers import (  # noqa: E402
@@ -98,7 +98,7 @@ def test_vit_in_training_and_evaluation():
 def test_minilm_is_the_pretrained_sentence_encoder():
     from tokenizers import Tokenizer
 
-    from frostline.models.huggingface import minilm_folder
+    from frostline.models.language import minilm_folder
 
     net = minilm((32,), 3).eval()
     assert sum(p.numel() for p in net.backbone.parameters()) == pytest.approx(22.6e6, rel=0.01)

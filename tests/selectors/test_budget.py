@@ -6,12 +6,12 @@ import random
 import pytest
 import torch
 
+from frostline.core.scope import head, layers
 from frostline.costs import StepCosts, TaskCosts, totals
+from frostline.loop.training import run_stream
 from frostline.models import mlp, slim_resnet18, vit
-from frostline.scope import head, layers
 from frostline.selectors import Budget
 from frostline.selectors.budget import solve
-from frostline.training import run_stream
 
 BUILD = {
     "mlp": lambda: mlp((1, 8, 8), 5, hidden=[12, 10, 8, 16, 6]),
@@ -33,7 +33,7 @@ def best_by_trying(costs, groups, values, always, fraction, reuse):
 def test_optimal_and_within_the_budget(name, reuse):
     torch.manual_seed(0)
     net, rng = BUILD[name](), random.Random(0)
-    costs = StepCosts.trace(net, torch.randn(4, 1, 8, 8), None)
+    costs = StepCosts.trace(net, torch.randn(4, 1, 8, 8))
     groups = [own for own in layers(net).values() if not set(own) <= head(net)]
     for _ in range(12):
         values = [rng.random() for _ in groups]
@@ -47,7 +47,7 @@ def test_optimal_and_within_the_budget(name, reuse):
 
 def test_a_budget_that_is_exactly_a_choice_allows_it():
     net = BUILD["mlp"]()
-    costs = StepCosts.trace(net, torch.randn(4, 1, 8, 8), None)
+    costs = StepCosts.trace(net, torch.randn(4, 1, 8, 8))
     groups = [own for own in layers(net).values() if not set(own) <= head(net)]
     wanted = head(net) | frozenset(groups[-1])
     taken = solve(costs, groups, [0, 0, 0, 0, 1], head(net), costs(wanted) / costs.full)
@@ -61,11 +61,11 @@ def test_the_measured_task_stays_under_the_budget(value, cache_aware, make_run):
     selector = Budget(warmup_tasks=1, fraction=fraction, value=value, cache_aware=cache_aware)
     run = make_run(selector=selector, epochs=4, prefix_cache="auto" if cache_aware else "off")
     run_stream(run)
-    full = run.full_flops / 5
+    full = run.progress.full_flops / 5
     for task in range(1, 5):
         rows = [r for r in run.meter.rows if r.task == task and r.phase in ("train", "cache")]
         assert 0 < totals(rows)["flops"] <= fraction * full * 1.02  # tasks are not all of one size
-        exact = sum(r.samples for r in rows if r.phase == "train") * run.reference.flops_per_sample
+        exact = sum(r.samples for r in rows if r.phase == "train") * run.progress.references[run.shape].flops_per_sample
         assert totals(rows)["flops"] <= fraction * exact
         if cache_aware:
             assert any(r.phase == "cache" for r in rows)
@@ -74,7 +74,7 @@ def test_the_measured_task_stays_under_the_budget(value, cache_aware, make_run):
 def test_an_infeasible_budget_names_the_smallest_feasible_fraction():
     net = slim_resnet18((1, 8, 8), 5, filters=3)
     x = torch.randn(4, 1, 8, 8)
-    costs = TaskCosts(lambda: StepCosts.trace(net, x, None), epochs=5, samples=100, reuse=0.2)
+    costs = TaskCosts(lambda: StepCosts.trace(net, x), epochs=5, samples=100, reuse=0.2)
     with pytest.raises(ValueError, match=r"The smallest feasible fraction is (0\.\d+)") as caught:
         Budget(fraction=0.1).check(net, costs)
     least = float(str(caught.value).rsplit(" ", 1)[1].rstrip("."))
@@ -86,12 +86,12 @@ def test_an_infeasible_budget_names_the_smallest_feasible_fraction():
 def test_counting_on_a_cache_that_is_not_there():
     net = mlp((4,), 2)
     x = torch.randn(2, 4)
-    costs = TaskCosts(lambda: StepCosts.trace(net, x, None), epochs=1, samples=100)
+    costs = TaskCosts(lambda: StepCosts.trace(net, x), epochs=1, samples=100)
     with pytest.raises(ValueError, match="counts on activations being reused"):
         Budget(cache_aware=True).check(net, costs)
     bare = torch.nn.Sequential(torch.nn.Linear(4, 2))
     bare.forward = lambda x, visible=None: bare[0](x)
-    costs = TaskCosts(lambda: StepCosts.trace(bare, x, None), epochs=5, samples=100, reuse=0.2)
+    costs = TaskCosts(lambda: StepCosts.trace(bare, x), epochs=5, samples=100, reuse=0.2)
     with pytest.raises(ValueError, match=r"Sequential has no stages\(\)"):
         Budget(cache_aware=True).check(bare, costs)
     with pytest.raises(ValueError, match=r"selector\.value='fischer'.*Did you mean 'fisher'"):

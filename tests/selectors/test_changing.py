@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 
+from frostline.core.scope import blocks, everything, head
+from frostline.loop.run import Observer
+from frostline.loop.training import run_stream
 from frostline.models import mlp, vit
-from frostline.run import Observer
-from frostline.scope import blocks, everything, head
 from frostline.selectors import LISA, AutoFreeze, Change, FreezeOut, Selector
-from frostline.training import run_stream
 
 deep = partial(mlp, hidden=[16, 16, 16, 16])
 
@@ -42,7 +42,7 @@ def test_lisa_drops_the_optimizer_state_of_what_freezes_again(kept, make_run):
 
     class Watch(Observer):
         def task_done(self, run, index):
-            sizes.append(run.state_bytes[-1]["optimizer_bytes"])
+            sizes.append(run.progress.state_bytes[-1]["optimizer_bytes"])
 
     run = make_run(
         selector=LISA(k=1, interval=3),
@@ -54,9 +54,9 @@ def test_lisa_drops_the_optimizer_state_of_what_freezes_again(kept, make_run):
     run.observers = [Watch()]
     run_stream(run)
     full = 2 * sum(p.numel() * 4 for p in run.model.parameters())
-    assert run.state_bytes[0]["full_optimizer_bytes"] == pytest.approx(full, rel=1e-2)
+    assert run.progress.state_bytes[0]["full_optimizer_bytes"] == pytest.approx(full, rel=1e-2)
     assert max(sizes) < 0.75 * full  # one block and the head at a time
-    assert bool(run.optimizer_memory) == (kept == "keep")
+    assert bool(run.progress.optimizer_memory) == (kept == "keep")
 
 
 def test_state_of_what_stays_thawed_goes_on(make_run):
@@ -82,7 +82,7 @@ def test_state_of_what_stays_thawed_goes_on(make_run):
 
     run = make_run(selector=Reopening(), optimizer=partial(torch.optim.Adam, lr=1e-3), optimizer_state="keep", epochs=1)
     run_stream(run)
-    memory = run.optimizer_memory
+    memory = run.progress.optimizer_memory
     assert memory["head.weight"]["step"] > memory["backbone.layer1.0.bias"]["step"] > 0
 
 
@@ -121,7 +121,7 @@ def test_freezeout_costs_less_and_can_use_the_cache(make_run):
         runs[mode] = make_run(selector=FreezeOut(t0=0.4), model=deep, epochs=10, prefix_cache=mode)
         run_stream(runs[mode])
     spent = {mode: sum(r.flops for r in run.meter.rows if r.phase in ("train", "cache")) for mode, run in runs.items()}
-    assert spent["auto"] < spent["off"] < 0.9 * runs["off"].full_flops
+    assert spent["auto"] < spent["off"] < 0.9 * runs["off"].progress.full_flops
     for a, b in zip(runs["auto"].model.parameters(), runs["off"].model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     assert (

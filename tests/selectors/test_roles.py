@@ -1,8 +1,8 @@
 import pytest
 
+from frostline.core.scope import everything, head
 from frostline.models import Classifier, slim_resnet18, timm_vit, vit
-from frostline.models.huggingface import staged
-from frostline.scope import everything, head
+from frostline.models.language import staged
 from frostline.selectors import Role
 from frostline.selectors.roles import names_of_role
 from tests.models.test_transformers import tiny

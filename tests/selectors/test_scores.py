@@ -8,14 +8,15 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
+from frostline.core.rng import generator
+from frostline.core.scope import everything, head, layers
+from frostline.core.types import masked
 from frostline.costs import TaskCosts
+from frostline.loop.training import run_stream
 from frostline.models import mlp, slim_resnet18
-from frostline.rng import generator
-from frostline.scope import everything, head, layers
 from frostline.selectors import RelativeGradientNorm, SignalToNoise, Spectrum, TopGradient
 from frostline.selectors.scores import rgn, snr, snr_of_the_code, spectrum
 from frostline.selectors.spectrum import kind
-from frostline.training import run_stream
 
 costs = TaskCosts(trace=None, epochs=96, samples=100)
 
@@ -30,7 +31,7 @@ def gradients_of_single_examples(net, task, batch):
     rows = []
     for i in range(len(batch)):
         net.zero_grad()
-        F.cross_entropy(net(batch.x[i : i + 1], task.mask(batch)[i : i + 1]), batch.y[i : i + 1]).backward()
+        F.cross_entropy(masked(net(batch.x[i : i + 1]), task.mask(batch)[i : i + 1]), batch.y[i : i + 1]).backward()
         rows.append({n: p.grad.clone() for n, p in net.named_parameters()})
     net.zero_grad()
     return {n: torch.stack([row[n] for row in rows]) for n in rows[0]}
@@ -55,7 +56,7 @@ def test_snr_of_the_code_takes_the_variance_over_rows(net, digits):
     task = digits[1]
     scores = snr_of_the_code(net, task, costs, 40, generator("x"), batches=1)
     batch = probe_of(task, 40, "x")
-    F.cross_entropy(net(batch.x, task.mask(batch)), batch.y).backward()
+    F.cross_entropy(task.logits(net, batch), batch.y).backward()
     for name, own in layers(net).items():
         values = []
         for n in own:
@@ -69,7 +70,7 @@ def test_rgn_is_the_norm_of_the_gradient_over_that_of_the_weights(net, digits):
     task = digits[1]
     scores = rgn(net, task, costs, 40, generator("x"), batches=1)
     batch = probe_of(task, 40, "x")
-    F.cross_entropy(net(batch.x, task.mask(batch)), batch.y).backward()
+    F.cross_entropy(task.logits(net, batch), batch.y).backward()
     for name, own in layers(net).items():
         g = torch.cat([net.get_parameter(n).grad.flatten() for n in own])
         w = torch.cat([net.get_parameter(n).detach().flatten() for n in own])

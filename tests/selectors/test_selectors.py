@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from frostline.core.importance import mean_by_layer, squared_gradients
+from frostline.core.scope import blocks, everything, head, layers
 from frostline.costs import TaskCosts
-from frostline.importance import mean_by_layer, squared_gradients
 from frostline.models import mlp, slim_resnet18
-from frostline.scope import blocks, everything, head, layers
 from frostline.selectors import FirstK, HeadOnly, LastK, Pattern, TopGradient
 
 no_cost = TaskCosts(trace=None, epochs=96, samples=100)

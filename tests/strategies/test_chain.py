@@ -1,35 +1,35 @@
 import pytest
 import torch
 
+from frostline.core.types import Batch
 from frostline.strategies import EWC, Chain, Cumulative, Finetune, Joint, Replay, Strategy
-from frostline.types import Batch
 
 
 class Double(Strategy):
-    def augment(self, batch):
+    def augment(self, step, batch):
         return batch.cat(batch)
 
-    def penalty(self, scope, batch, logits):
+    def penalty(self, step, batch, logits):
         return logits.sum() * 0 + 2.0
 
-    def project(self, scope, grads):
+    def project(self, step, batch, grads):
         return {n: 2 * g for n, g in grads.items()}
 
 
 class PlusOne(Strategy):
-    def penalty(self, scope, batch, logits):
+    def penalty(self, step, batch, logits):
         return logits.sum() * 0 + 1.0
 
-    def project(self, scope, grads):
+    def project(self, step, batch, grads):
         return {n: g + 1 for n, g in grads.items()}
 
 
 def test_hooks_compose():
     chain = Chain([Double(), Double(), PlusOne()])
     one = torch.arange(3)
-    assert len(chain.augment(Batch(one.float(), one, one, one))) == 12
+    assert len(chain.augment(None, Batch(one.float(), one, one, one))) == 12
     assert float(chain.penalty(None, None, torch.zeros(2))) == 5.0
-    assert chain.project(None, {"w": torch.ones(1)})["w"].item() == 5.0
+    assert chain.project(None, None, {"w": torch.ones(1)})["w"].item() == 5.0
 
 
 def test_only_what_a_member_overrides_is_used():
@@ -43,11 +43,11 @@ def test_two_owners_are_refused():
         Chain([Joint(), Cumulative()])
 
     class Loss(Strategy):
-        def criterion(self, batch, logits):
+        def criterion(self, step, batch, logits):
             return logits.sum()
 
     with pytest.raises(ValueError, match="criterion"):
         Chain([Loss(), Loss()])
-    assert float(Chain([Finetune(), Loss()]).criterion(None, torch.ones(3))) == 3.0
+    assert float(Chain([Finetune(), Loss()]).criterion(None, None, torch.ones(3))) == 3.0
     with pytest.raises(ValueError, match="at least one"):
         Chain([])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from frostline.importance import squared_gradients
+from frostline.core.importance import squared_gradients
+from frostline.core.scope import Scope, everything
+from frostline.loop.training import run_stream
 from frostline.models import mlp
-from frostline.scope import Scope, everything
 from frostline.strategies import EWC
-from frostline.training import run_stream
+from tests.conftest import a_step
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_separate_equals_the_sum_of_one_quadratic_a_task(parts):
     written_out = sum(
         7.0 / 2 * (fisher[n] * (p - old[n]).square()).sum() for fisher, old in terms for n, p in net.named_parameters()
     )
-    ours = ewc.penalty(scope, None, torch.zeros(()))
+    ours = ewc.penalty(a_step(scope), None, torch.zeros(()))
     torch.testing.assert_close(gradient(net, ours), gradient(net, written_out), rtol=1e-3, atol=1e-5)
 
 
@@ -53,7 +54,7 @@ def test_online_fades_the_old_and_centres_on_the_latest(parts):
     terms = learn_three_tasks(ewc, net, scope, stream)
     f = {n: 0.25 * terms[0][0][n] + 0.5 * terms[1][0][n] + terms[2][0][n] for n, _ in net.named_parameters()}
     written_out = sum(7.0 / 2 * (f[n] * (p - terms[2][1][n]).square()).sum() for n, p in net.named_parameters())
-    torch.testing.assert_close(ewc.penalty(scope, None, torch.zeros(())), written_out, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ewc.penalty(a_step(scope), None, torch.zeros(())), written_out, rtol=1e-4, atol=1e-6)
 
 
 def test_only_thawed_weights_are_penalised_but_all_are_protected(parts):
@@ -64,7 +65,7 @@ def test_only_thawed_weights_are_penalised_but_all_are_protected(parts):
     assert set(ewc.importance) == everything(net)
     with torch.no_grad():
         net.backbone.layer1[0].weight.add_(1.0)
-    assert ewc.penalty(head, None, torch.zeros(())).item() == 0.0
+    assert ewc.penalty(a_step(head), None, torch.zeros(())).item() == 0.0
 
 
 def test_memory_does_not_grow_with_the_tasks(parts):

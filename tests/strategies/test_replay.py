@@ -1,16 +1,18 @@
 import pytest
 import torch
 
+from frostline.loop.training import run_stream
 from frostline.strategies import Cumulative, Joint, Replay
-from frostline.training import run_stream
+from tests.conftest import a_step
 
 
 def test_within_a_task_only_older_tasks_are_replayed(digits):
     replay = Replay(capacity=20)
     batch = next(iter(digits[0].train.batches(16)))
-    assert len(replay.augment(batch)) == 16
+    assert len(replay.augment(a_step(incoming=batch), batch)) == 16
     replay.after_task(None, digits[0])
-    mixed = replay.augment(next(iter(digits[1].train.batches(16))))
+    batch = next(iter(digits[1].train.batches(16)))
+    mixed = replay.augment(a_step(incoming=batch), batch)
     assert len(mixed) == 32
     assert mixed.task.tolist() == [1] * 16 + [0] * 16
     assert replay.work(16) == 16
@@ -19,13 +21,13 @@ def test_within_a_task_only_older_tasks_are_replayed(digits):
 
 def test_step_updates_offer_each_batch_as_it_passes(digits):
     replay = Replay(capacity=20, batch_size=8, update="step")
-    sizes = [len(replay.augment(batch)) for batch in digits[0].train.batches(5)]
+    sizes = [len(replay.augment(a_step(incoming=batch), batch)) for batch in digits[0].train.batches(5)]
     assert sizes[:4] == [5, 10, 13, 13]
     assert len(replay.memory) == 20
 
 
 def test_replay_forgets_less_than_finetuning(make_run, digits):
-    from frostline import metrics
+    from frostline.core import metrics
     from frostline.streams import from_arrays
 
     stream = from_arrays("digits", scenario="class")
@@ -33,7 +35,7 @@ def test_replay_forgets_less_than_finetuning(make_run, digits):
     for strategy in (None, Replay(capacity=200, buffer="class_balanced")):
         run = make_run(strategy, stream=stream, epochs=5)
         run_stream(run)
-        values.append(metrics.all_metrics(metrics.matrix(run.accuracy)))
+        values.append(metrics.all_metrics(metrics.matrix(run.progress.accuracy)))
     assert values[0]["average_accuracy"] < 0.3
     assert values[1]["average_accuracy"] > 0.7
     assert values[1]["forgetting"] < values[0]["forgetting"] / 2

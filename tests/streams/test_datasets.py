@@ -46,7 +46,7 @@ def test_mnist_family(name, folder, tmp_path):
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_cifar(name, classes, tmp_path, monkeypatch):
     """torchvision checks the MD5 of each batch before it unpickles it; here the sums are those of small files."""
-    from frostline.torchvision_schemas import torchvision
+    from frostline.core.torchvision_schemas import torchvision
 
     torchvision()
     from torchvision import datasets as tv

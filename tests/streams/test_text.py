@@ -23,7 +23,7 @@ def test_real_texts_are_split_without_overlap():
 def test_the_name_of_the_package_is_left_out():
     from tokenizers import Tokenizer
 
-    from frostline.models.huggingface import minilm_folder
+    from frostline.models.language import minilm_folder
 
     stream = package_docs(packages=["numpy", "scipy"], tasks=1, texts_per_package=40)
     tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from frostline.checks import UsageError, one_of
+from frostline.core.checks import UsageError, one_of
 
 
 class EnergyMeter:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from frostline.checks import in_range, one_of
+from frostline.core.checks import in_range, one_of
 from frostline.costs.energy import EnergyMeter
-from frostline.flops import FlopCounter
+from frostline.costs.flops import FlopCounter
 
 PHASES = ("setup", "compile", "select", "train", "consolidate", "cache", "evaluate")
 SUMMED = ("steps", "samples", "flops", "seconds", "energy_joules", "usd", "co2e_kg")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from frostline.core.scope import Scope, everything
+from frostline.core.types import Batch, Task, masked
 from frostline.costs.step import StepCosts
-from frostline.scope import Scope, everything
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,15 @@ class Reference:
     flops_per_sample: float | None = None
     seconds_per_sample: float | None = None
 
-    def count(self, model: nn.Module, x: Tensor, mask: Tensor | None) -> "Reference":
+    def count(self, model: nn.Module, x: Tensor) -> "Reference":
         """Return this with the operations of a full step filled in."""
-        return replace(self, flops_per_sample=StepCosts.trace(model, x, mask).full / len(x))
+        return replace(self, flops_per_sample=StepCosts.trace(model, x).full / len(x))
 
     def measure(
         self,
         model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        mask: Tensor | None,
+        task: Task,
+        batch: Batch,
         optimizer: Callable[..., torch.optim.Optimizer],
         *,
         repeats: int,
@@ -45,19 +45,19 @@ class Reference:
             stepper = optimizer(list(scope.parameters.values()))
 
             def step() -> float:
-                _synchronise(x.device)
+                _synchronise(batch.x.device)
                 begin = time.perf_counter()
                 stepper.zero_grad(set_to_none=True)
                 with casting():
-                    logits = twin(x, mask)
-                nn.functional.cross_entropy(logits.float(), y).backward()
+                    logits = twin(batch.x)
+                task.objective.loss(masked(logits.float(), task.mask(batch)), batch.y).backward()
                 stepper.step()
-                _synchronise(x.device)
+                _synchronise(batch.x.device)
                 return time.perf_counter() - begin
 
             step()
             seconds = statistics.median(step() for _ in range(repeats))
-        return replace(self, seconds_per_sample=seconds / len(y))
+        return replace(self, seconds_per_sample=seconds / len(batch))
 
 
 def _synchronise(device: torch.device) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.flops import FlopCounter
-from frostline.scope import Scope, Staged, everything
+from frostline.core.scope import Scope, Staged, everything
+from frostline.costs.flops import FlopCounter
 
 # Inputs of an autograd node whose gradients are one product each, as large as the forward's. A node that is not here
 # (attention, an operator of the user's own) computes all its gradients together.
@@ -66,7 +66,7 @@ class StepCosts:
         return self.forward + sum(cost for cost, _ in self.terms)
 
     @classmethod
-    def trace(cls, model: nn.Module, x: Tensor, mask: Tensor | None) -> "StepCosts":
+    def trace(cls, model: nn.Module, x: Tensor) -> "StepCosts":
         """Read the price list of a step on x off one dry forward and backward pass."""
         from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.utils._python_dispatch import _disable_current_modes
@@ -77,9 +77,8 @@ class StepCosts:
             leaves = {_like(p).requires_grad_(): n for n, p in model.named_parameters()}
             originals = {id(p): leaf for p, leaf in zip(model.parameters(), leaves, strict=True)}
             originals |= {id(b): _like(b) for b in model.buffers()}
-            inputs = [None if t is None else _like(t) for t in (x, mask)]
             with _swapped(model, originals), FlopCounter() as counter, _by_stage(model, counter) as stages:
-                loss = model(*inputs).sum()
+                loss = model(_like(x)).sum()
                 forward = counter.total
                 terms = _backward_terms(loss, leaves, counter)
         return cls(forward, terms, tuple(stages))

@@ -1,17 +1,15 @@
-"""The one shape that every model has: blocks in order of depth, then a head."""
+"""The one shape that every model of ours has: blocks in order of depth, then a head."""
 
 from torch import Tensor, nn
 
-from frostline.head import Head
-
 
 class Classifier(nn.Module):
-    """A backbone (an nn.Sequential of blocks from shallow to deep) with a head on its [B, D] features."""
+    """A backbone (an nn.Sequential of blocks from shallow to deep) with a linear head on its [B, D] features."""
 
     def __init__(self, backbone: nn.Sequential, features: int, classes: int):
         super().__init__()
         self.backbone = backbone
-        self.head = Head(features, classes)
+        self.head = nn.Linear(features, classes)
 
     def blocks(self) -> list[str]:
         """Return the module names of the backbone's blocks that hold parameters, shallow first."""
@@ -21,6 +19,6 @@ class Classifier(nn.Module):
         """Return the backbone's modules in the order in which they run."""
         return list(self.backbone.children())
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, C]."""
-        return self.head(self.backbone(x), visible)
+        return self.head(self.backbone(x))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from frostline.checks import UsageError, in_range
+from frostline.core.checks import UsageError, in_range
 from frostline.models.classifier import Classifier
 
 
@@ -75,7 +75,7 @@ def slim_resnet18(shape: Sequence[int], classes: int, filters: int = 20) -> Clas
 def _torchvision(name: str, shape: Sequence[int], classes: int, stem: str) -> Classifier:
     if stem not in ("imagenet", "small"):
         raise UsageError(f"model.stem={stem!r}: expected imagenet (7x7, stride 2, pooling) or small (3x3, stride 1).")
-    from frostline.torchvision_schemas import torchvision
+    from frostline.core.torchvision_schemas import torchvision
 
     channels = _images(shape, name)
     build: Callable[..., nn.Module] = getattr(torchvision().models, name)

@@ -1,1 +1,1 @@
-"""What a person sees: tables and progress in the terminal, figures, comparisons of runs."""
+"""What a person reads: tables, figures, comparisons."""

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import stdtrit
 
-from frostline import metrics, results
-from frostline.checks import UsageError
-from frostline.files import atomic_write
+from frostline.core import metrics
+from frostline.core.checks import UsageError
+from frostline.core.files import atomic_write
+from frostline.records import results
+from frostline.report.console import wide_console
 from frostline.report.tables import si
-from frostline.report.terminal import wide_console
 
 IGNORED = (
     "seed", "resume", "figures", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s",

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from frostline import metrics
-from frostline.results import TRAINING_PHASES
+from frostline.core import metrics
+from frostline.records.results import TRAINING_PHASES
 
 ACCENT, FAINT = "#0b5394", "#9aa5b1"
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from frostline import run as runs
+from frostline.loop.run import Moment, Observer, Run
+from frostline.report.console import wide_console
 from frostline.report.tables import accuracy_table, against_full_lines, bill_table, metrics_table, saving_lines, si
 
 
@@ -19,15 +19,7 @@ class _Rate(ProgressColumn):
         return Text("" if not rate else f"{si(rate)} images/s", style="dim")
 
 
-def wide_console() -> Console:
-    """Return the terminal, or 120 columns where the output goes into a file or a pipe."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    return console
-
-
-class TerminalReport(runs.Observer):
+class TerminalReport(Observer):
     """Show a run to a person; without a terminal, or a bar, only the tables at the end are printed."""
 
     def __init__(self, strategy: str, seeds: Sequence[int] = (), *, whole: Path | None = None, bar: bool = True):
@@ -38,11 +30,11 @@ class TerminalReport(runs.Observer):
         self._bar = bar and self.console.is_terminal
         self._progress: Progress | None = None
 
-    def started(self, run: runs.Run) -> None:
+    def started(self, run: Run) -> None:
         """Say what is about to happen and start the bar."""
-        stream, total = run.stream, len(run.stream) * run.settings.epochs
+        stream, progress = run.stream, run.progress
         size = sum(p.numel() for p in run.model.parameters())
-        going_on = f", going on at task {run.task}" if run.accuracy else ""
+        going_on = f", going on at task {progress.task}" if progress.accuracy else ""
         self.console.print(
             f"[bold]{stream.name}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
             f"{self.strategy} with {run.selector}{self._which()}  "
@@ -62,31 +54,27 @@ class TerminalReport(runs.Observer):
                 console=self.console, transient=True,
             )  # fmt: skip
             self._progress.start()
-            self._progress.add_task(
-                "task 0", total=total, loss="-", rate=None, completed=run.task * run.settings.epochs
-            )
+            self._progress.add_task("task 0", total=len(stream), loss="-", rate=None, completed=progress.task)
 
     def _which(self) -> str:
         return f", seeds {', '.join(map(str, self.seeds))} at once" if len(self.seeds) > 1 else ""
 
-    def progress(self, run: runs.Run, progress: runs.Progress) -> None:
+    def progress(self, run: Run, moment: Moment) -> None:
         """Move the bar."""
         if self._progress is not None:
-            epochs = run.settings.epochs
-            done = progress.task * epochs + progress.epoch + progress.step / progress.steps
             self._progress.update(
                 self._progress.task_ids[0],
-                completed=done,
-                description=f"task {progress.task + 1}/{len(run.stream)}  epoch {progress.epoch + 1}/{epochs}",
-                loss=f"{progress.loss:.3f}",
-                rate=progress.samples_per_second,
+                completed=moment.task + moment.done,
+                description=f"task {moment.task + 1}/{len(run.stream)}  epoch {moment.epoch + 1}",
+                loss=f"{moment.loss:.3f}",
+                rate=moment.samples_per_second,
             )
 
-    def task_done(self, run: runs.Run, index: int) -> None:
+    def task_done(self, run: Run, index: int) -> None:
         """Say how the task went."""
-        row = run.accuracy[-1]
+        row = run.progress.accuracy[-1]
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=(index + 1) * run.settings.epochs)
+            self._progress.update(self._progress.task_ids[0], completed=index + 1)
             if row[index] is not None:
                 seen = [f"{a:.2f}" for a in row[: index + 1] if a is not None]
                 self._progress.console.print(f"[dim]after {run.stream[index].name:<12} accuracy {' '.join(seen)}[/]")

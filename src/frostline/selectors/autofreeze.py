@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.checks import in_range
-from frostline.scope import blocks, everything
+from frostline.core.checks import in_range
+from frostline.core.scope import blocks, everything
+from frostline.core.types import Task
 from frostline.selectors.base import Change, Selector
-from frostline.types import Task
 
 
 @dataclass

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from frostline.checks import in_range
+from frostline.core.checks import in_range
+from frostline.core.scope import everything
+from frostline.core.tensors import tensor_bytes
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.memory import tensor_bytes
-from frostline.scope import everything
-from frostline.types import Task
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from frostline.checks import UsageError, in_range, one_of
+from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.rng import generator
+from frostline.core.scope import head, layers
+from frostline.core.types import Task
 from frostline.costs import StepCosts, TaskCosts
-from frostline.rng import generator
-from frostline.scope import head, layers
 from frostline.selectors.base import Selector
 from frostline.selectors.program import Program
 from frostline.selectors.scores import fisher, rgn, spectrum
-from frostline.types import Task
 
 VALUES = ("fisher", "rgn", "spectrum", "uniform", "random")
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.checks import UsageError, in_range
+from frostline.core.checks import UsageError, in_range
+from frostline.core.scope import blocks, everything, head
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.scope import blocks, everything, head
 from frostline.selectors.base import Selector
-from frostline.types import Task
 
 
 @dataclass

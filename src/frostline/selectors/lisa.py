@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from frostline.checks import UsageError, in_range, one_of
+from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.rng import generator
+from frostline.core.scope import blocks, head
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.rng import generator
-from frostline.scope import blocks, head
 from frostline.selectors.base import Change, Selector
 from frostline.selectors.roles import names_of_role
-from frostline.types import Task
 
 
 @dataclass

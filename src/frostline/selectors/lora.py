@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from frostline.checks import UsageError, in_range
+from frostline.core.checks import UsageError, in_range
+from frostline.core.scope import everything, head
+from frostline.core.torchvision_schemas import torchvision
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.scope import everything, head
 from frostline.selectors.base import Selector
-from frostline.torchvision_schemas import torchvision
-from frostline.types import Task
 
 
 @dataclass

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from frostline.checks import UsageError
+from frostline.core.checks import UsageError
+from frostline.core.scope import everything, layers
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.scope import everything, layers
 from frostline.selectors.base import Selector
-from frostline.types import Task
 
 
 @dataclass

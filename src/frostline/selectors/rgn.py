@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from frostline.core.rng import generator
+from frostline.core.scope import head, layers
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.rng import generator
-from frostline.scope import head, layers
 from frostline.selectors.base import Change
 from frostline.selectors.scores import best_under_share, rgn
 from frostline.selectors.under_share import UnderShare
-from frostline.types import Task
 
 
 @dataclass

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.checks import UsageError, one_of
+from frostline.core.checks import UsageError, one_of
+from frostline.core.scope import everything, head, layers
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.scope import everything, head, layers
 from frostline.selectors.base import Selector
-from frostline.types import Task
 
 # By module name: torch's own layers, timm's ViT, and Hugging Face's Llama, Qwen, Mistral, GPT-2 and BERT families.
 QKV = r"\.(self_attn|multihead_attn|attention\.self|attn)\.(in_proj|[qkv]_proj|c_attn|q_attn|qkv|query|key|value|bias_[kv])\b"

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from frostline.core.importance import mean_by_layer, probe, squared_gradients
+from frostline.core.scope import evaluating, layers
+from frostline.core.types import Batch, Task
 from frostline.costs import TaskCosts
-from frostline.importance import mean_by_layer, probe, squared_gradients
-from frostline.scope import evaluating, layers
-from frostline.types import Batch, Task
 
 Scores = dict[str, float]
 
@@ -118,7 +117,7 @@ def _gradients(model: nn.Module, task: Task, batch: Batch) -> dict[str, Tensor]:
     """Return the gradient of the batch's mean loss, for every parameter by name; 0 where it has none."""
     named = dict(model.named_parameters())
     with evaluating(model), torch.enable_grad():
-        loss = F.cross_entropy(model(batch.x, task.mask(batch)), batch.y)
+        loss = task.objective.loss(task.logits(model, batch), batch.y)
         grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), grads, strict=True)}
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.checks import in_range
+from frostline.core.checks import in_range
+from frostline.core.rng import generator
+from frostline.core.scope import head, layers
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.rng import generator
-from frostline.scope import head, layers
 from frostline.selectors.base import Selector
 from frostline.selectors.scores import snr, snr_of_the_code
-from frostline.types import Task
 
 
 @dataclass

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.checks import in_range
+from frostline.core.checks import in_range
+from frostline.core.scope import head, layers
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.scope import head, layers
 from frostline.selectors.base import Selector
 from frostline.selectors.scores import spectrum
-from frostline.types import Task
 
 
 @dataclass

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.checks import one_of
+from frostline.core.checks import one_of
+from frostline.core.importance import LABELS
+from frostline.core.rng import generator
+from frostline.core.scope import head
+from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.importance import LABELS
-from frostline.rng import generator
-from frostline.scope import head
 from frostline.selectors.scores import best_under_share, fisher
 from frostline.selectors.under_share import UnderShare
-from frostline.types import Task
 
 
 @dataclass

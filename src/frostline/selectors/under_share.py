@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.checks import UsageError, in_range
+from frostline.core.checks import UsageError, in_range
+from frostline.core.scope import head
 from frostline.costs import TaskCosts
-from frostline.scope import head
 from frostline.selectors.base import Selector
 
 

@@ -1,55 +1,90 @@
 """Strategy: hooks that return values; a strategy never sees the loop."""
 
-from collections.abc import Hashable, Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from frostline.memory import tensor_bytes
-from frostline.scope import Scope
-from frostline.types import Batch, Task, TaskStream
+from frostline.core.scope import Scope
+from frostline.core.step import Step
+from frostline.core.tensors import tensor_bytes
+from frostline.core.types import Batch, Task, TaskStream
 
 Grads = dict[str, Tensor]
+AT_STEPS = ("augment", "criterion", "penalty", "project", "after_step")  # hooks that are given a batch at every step
 
 
 class Strategy:
     """Fine-tuning; a method overrides the hooks that it needs and nothing else.
 
-    The loop calls, for each task: task, before_task, then for each step augment, criterion + penalty, project,
-    after_step, and at the end after_task. Everything that a method remembers is in its state_dict, as tensors and
-    plain values: the same dictionary restores it after a kill, undoes the probe that counts a step's operations, and
-    says how many bytes it keeps.
+    The loop calls, for each task: task, prepare, parts, before_task; whenever something thaws, thawing; at each step augment,
+    criterion + penalty, project, after_step; after each part after_part; at the end after_task. Everything that a method
+    remembers is in its state_dict, as tensors and plain values: the same dictionary restores it after a kill, undoes the
+    probe that counts a step's operations, and says how many bytes it keeps. `keeps` names the attributes that it is made of.
     """
+
+    keeps: ClassVar[Sequence[str]] = ()
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        """Raise UsageError for a model or a stream that the method cannot work with; called before any training."""
+
+    def prepare(self, model: nn.Module, index: int) -> None:
+        """Give the model what task `index` needs: prompts, masks, grown layers; called again before a checkpoint is loaded."""
 
     def task(self, stream: TaskStream, index: int) -> Task | None:
         """Return what to learn from when task `index` arrives, None to wait for a later one. One owner in a chain."""
         return stream[index]
 
-    def before_task(self, scope: Scope, task: Task) -> None:
-        """Get ready; the scope of this task is known and thawed."""
+    def parts(self, task: Task) -> Sequence[Task]:
+        """Return what learning the task consists of, one after another: the task itself with other data or epochs."""
+        return [task]
 
-    def augment(self, batch: Batch) -> Batch:
+    def before_task(self, scope: Scope, task: Task) -> None:
+        """Get ready; the scope with which the task begins is known and thawed."""
+
+    def thawing(self, scope: Scope, task: Task) -> None:
+        """Look at what is about to train; called before its first step, and after a resume once more."""
+
+    def watching(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Return what is in force while the model learns, such as forward hooks; such a run is neither stacked nor compiled."""
+        return nullcontext()
+
+    def rates(self, number: int, steps: int) -> float | Mapping[str, float]:
+        """Return what the learning rate is multiplied by at this step of the task: for all parameters, or by name."""
+        return 1.0
+
+    def augment(self, step: Step, batch: Batch) -> Batch:
         """Return the batch to learn from. In a chain the output of one is the input of the next."""
         return batch
 
-    def criterion(self, batch: Batch, logits: Tensor) -> Tensor:
+    def criterion(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the loss of the batch, a scalar mean. One owner in a chain."""
-        return F.cross_entropy(logits, batch.y)
+        return step.loss(logits, batch.y)
 
-    def penalty(self, scope: Scope, batch: Batch, logits: Tensor) -> Tensor:
+    def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return what is added to the loss, a scalar. In a chain penalties are summed."""
         return logits.new_zeros(())
 
-    def project(self, scope: Scope, grads: Grads) -> Grads:
+    def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
         """Return the gradients to step with, by parameter name. In a chain the output of one is the input of the next."""
         return grads
 
-    def after_step(self, scope: Scope, grads: Grads) -> None:
+    def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
         """Look at the step just taken; `grads` are those that it was taken with."""
 
+    def after_part(self, scope: Scope, part: Task, number: int) -> None:
+        """Change what must change between the parts of a task; charged to the phase `consolidate`."""
+
     def after_task(self, scope: Scope, task: Task) -> None:
-        """Remember what must not be lost; charged to the phase `consolidate`."""
+        """Remember what must not be lost; charged to `consolidate`. scope: all that trained in the task."""
+
+    def serving(self, model: nn.Module, task: Task | None) -> AbstractContextManager[Any]:
+        """Return what is in force while test data of a task are decided: another head, other weights, masks. One owner.
+
+        task: None for data of no task of the stream, and for the model that is exported.
+        """
+        return nullcontext()
 
     def work(self, size: int) -> Hashable:
         """Return whatever, beside the size of the incoming batch, decides the operations of a step within a task.
@@ -67,19 +102,42 @@ class Strategy:
 
     def reads_samples(self) -> bool:
         """Tell whether any hook called at a step looks at batch.x; where none does, cached samples are not even read."""
-        return any(self.uses(hook) for hook in ("augment", "criterion", "penalty", "after_step"))
+        return any(map(self.uses, AT_STEPS))
+
+    def sees_images(self) -> bool:
+        """Tell whether any hook looks at batch.x as it is learned from, so that random images must be there."""
+        return self.reads_samples() and any(self.uses(hook) for hook in AT_STEPS if hook != "augment")
 
     def stored_bytes(self) -> int:
-        """Return the bytes kept from task to task: by default every tensor in the state_dict but random states."""
-        return tensor_bytes(self.state_dict())
+        """Return the bytes kept from task to task: what `keeps` names, random states left out."""
+        return sum(_bytes(getattr(self, name)) for name in self.keeps)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the method remembers."""
-        return {}
+        return {name: _state(getattr(self, name)) for name in self.keeps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
+        for name in self.keeps:
+            own = getattr(self, name)
+            if hasattr(own, "load_state_dict"):
+                own.load_state_dict(state[name])
+            else:
+                setattr(self, name, _state(state[name]))
 
     def uses(self, hook: str) -> bool:
         """Tell whether this method does anything of its own at `hook`, so that the loop can leave out what nobody needs."""
         return getattr(type(self), hook) is not getattr(Strategy, hook)
+
+
+def _state(value: Any) -> Any:
+    """Return a value for the state_dict: containers copied, so that the method's own may change meanwhile."""
+    if hasattr(value, "state_dict"):
+        return value.state_dict()
+    if isinstance(value, dict):
+        return {key: _state(inner) for key, inner in value.items()}
+    return [_state(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _bytes(value: Any) -> int:
+    return value.nbytes if hasattr(value, "state_dict") else tensor_bytes(value)

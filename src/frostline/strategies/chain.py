@@ -1,68 +1,121 @@
 """Chain: several strategies as one."""
 
 import itertools
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
 
-from frostline.checks import UsageError
-from frostline.scope import Scope
-from frostline.strategies.base import Grads, Strategy
-from frostline.types import Batch, Task, TaskStream
+from frostline.core.checks import UsageError
+from frostline.core.step import Step
+from frostline.core.types import Batch
+from frostline.strategies.base import Strategy
 
-SINGLE = ("task", "criterion")  # hooks that only one member may own
+OWNED = {  # hooks that only one member may have, and what it decides there
+    "task": "which data to learn from",
+    "parts": "what learning a task consists of",
+    "criterion": "the loss",
+    "serving": "what answers when test data are decided",
+}
+
+
+def _each(hook: str) -> Any:
+    """Every member in order."""
+
+    def call(self: "Chain", *args: Any) -> None:
+        for member in self.using(hook):
+            getattr(member, hook)(*args)
+
+    return call
+
+
+def _pipe(hook: str) -> Any:
+    """The output of one is the last argument of the next."""
+
+    def call(self: "Chain", *args: Any) -> Any:
+        *given, value = args
+        for member in self.using(hook):
+            value = getattr(member, hook)(*given, value)
+        return value
+
+    return call
+
+
+def _owner(hook: str) -> Any:
+    """The one member that has it."""
+
+    def call(self: "Chain", *args: Any) -> Any:
+        return getattr(next(iter(self.using(hook)), self.members[0]), hook)(*args)
+
+    return call
+
+
+def _nest(hook: str) -> Any:
+    """Every member's context, the first outermost."""
+
+    @contextmanager
+    def call(self: "Chain", *args: Any) -> Any:
+        with ExitStack() as stack:
+            for member in self.using(hook):
+                stack.enter_context(getattr(member, hook)(*args))
+            yield
+
+    return call
 
 
 class Chain(Strategy):
-    """Compose members in order: augment and project are piped, penalties summed, task and criterion have one owner."""
+    """Compose members in their order; what each hook does with several of them stands in the table of this class."""
+
+    check = _each("check")
+    prepare = _each("prepare")
+    before_task = _each("before_task")
+    thawing = _each("thawing")
+    after_step = _each("after_step")
+    after_part = _each("after_part")
+    after_task = _each("after_task")
+    augment = _pipe("augment")
+    project = _pipe("project")
+    task = _owner("task")
+    parts = _owner("parts")
+    criterion = _owner("criterion")
+    serving = _owner("serving")
+    watching = _nest("watching")
 
     def __init__(self, members: Sequence[Strategy]):
         if not members:
             raise UsageError("strategy=[]: a chain needs at least one strategy.")
         self.members = list(members)
-        self._owner: dict[str, Strategy] = {}
-        for hook in SINGLE:
-            owners = [m for m in self.members if m.uses(hook)]
+        self._using: dict[str, list[Strategy]] = {}
+        for hook, what in OWNED.items():
+            owners = self.using(hook)
             if len(owners) > 1:
                 names = " and ".join(type(m).__name__ for m in owners)
-                what = "which data to learn from" if hook == "task" else "the loss"
                 raise UsageError(
                     f"A chain has one owner of `{hook}`, but {names} both decide {what}: keep one of them."
                 )
-            self._owner[hook] = owners[0] if owners else self.members[0]
 
-    def task(self, stream: TaskStream, index: int) -> Task | None:
-        return self._owner["task"].task(stream, index)
+    def using(self, hook: str) -> list[Strategy]:
+        """Return the members that do something of their own at `hook`."""
+        if hook not in self._using:
+            self._using[hook] = [m for m in self.members if m.uses(hook)]
+        return self._using[hook]
 
-    def before_task(self, scope: Scope, task: Task) -> None:
-        for member in self.members:
-            member.before_task(scope, task)
-
-    def augment(self, batch: Batch) -> Batch:
-        for member in self.members:
-            batch = member.augment(batch)
-        return batch
-
-    def criterion(self, batch: Batch, logits: Tensor) -> Tensor:
-        return self._owner["criterion"].criterion(batch, logits)
-
-    def penalty(self, scope: Scope, batch: Batch, logits: Tensor) -> Tensor:
-        terms = [m.penalty(scope, batch, logits) for m in self.members if m.uses("penalty")]
+    def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
+        """Return the sum of the members' penalties."""
+        terms = [m.penalty(step, batch, logits) for m in self.using("penalty")]
         return sum(terms, start=logits.new_zeros(())) if len(terms) != 1 else terms[0]
 
-    def project(self, scope: Scope, grads: Grads) -> Grads:
-        for member in self.members:
-            grads = member.project(scope, grads)
-        return grads
-
-    def after_step(self, scope: Scope, grads: Grads) -> None:
-        for member in self.members:
-            member.after_step(scope, grads)
-
-    def after_task(self, scope: Scope, task: Task) -> None:
-        for member in self.members:
-            member.after_task(scope, task)
+    def rates(self, number: int, steps: int) -> float | Mapping[str, float]:
+        """Return the product of the members' rates."""
+        whole, named = 1.0, {}
+        for member in self.using("rates"):
+            rates = member.rates(number, steps)
+            if isinstance(rates, Mapping):
+                named |= {name: named.get(name, 1.0) * rate for name, rate in rates.items()}
+            else:
+                whole *= rates
+        return {name: whole * rate for name, rate in named.items()} if named else whole
 
     def work(self, size: int) -> Hashable:
         return tuple(m.work(size) for m in self.members)
@@ -73,6 +126,9 @@ class Chain(Strategy):
 
     def reads_samples(self) -> bool:
         return any(m.reads_samples() for m in self.members)
+
+    def sees_images(self) -> bool:
+        return any(m.sees_images() for m in self.members)
 
     def stored_bytes(self) -> int:
         return sum(m.stored_bytes() for m in self.members)
@@ -85,4 +141,4 @@ class Chain(Strategy):
             member.load_state_dict(part)
 
     def uses(self, hook: str) -> bool:
-        return any(m.uses(hook) for m in self.members)
+        return bool(self.using(hook))

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline.checks import in_range, one_of
-from frostline.importance import LABELS, probe, squared_gradients
-from frostline.rng import generator
-from frostline.scope import Scope
+from frostline.core.checks import in_range, one_of
+from frostline.core.importance import LABELS, probe, squared_gradients
+from frostline.core.rng import generator
+from frostline.core.scope import Scope
+from frostline.core.step import Step
+from frostline.core.types import Batch, Task
 from frostline.strategies.base import Strategy
-from frostline.types import Batch, Task
 
 
 @dataclass
@@ -26,6 +27,8 @@ class EWC(Strategy):
     task it is estimated from (all where None). Importance is taken over all weights, since a layer that is frozen today
     may thaw tomorrow; only thawed ones are penalised.
     """
+
+    keeps = ("importance", "centre")
 
     strength: float = 10.0
     mode: str = "separate"
@@ -43,12 +46,13 @@ class EWC(Strategy):
         self.importance: dict[str, Tensor] = {}
         self.centre: dict[str, Tensor] = {}
 
-    def penalty(self, scope: Scope, batch: Batch, logits: Tensor) -> Tensor:
-        """Return the quadratic term over the thawed weights."""
+    def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
+        """Return the quadratic term over the thawed weights that were there when a task ended."""
         if not self.importance or not self.strength:
             return logits.new_zeros(())
-        weights = list(scope.parameters.values())
-        importance, centre = ([of[name] for name in scope.parameters] for of in (self.importance, self.centre))
+        old = {name: p for name, p in step.scope.parameters.items() if name in self.importance}
+        weights = list(old.values())
+        importance, centre = ([of[name] for name in old] for of in (self.importance, self.centre))
         return self.strength / 2 * _Quadratic.apply(importance, centre, *weights)
 
     def reads_samples(self) -> bool:
@@ -71,13 +75,6 @@ class EWC(Strategy):
                 share = torch.where(total > 0, new / total, torch.zeros_like(total))
                 self.importance[name] = total
                 self.centre[name] = torch.lerp(self.centre[name], now, share)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"importance": dict(self.importance), "centre": dict(self.centre)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.importance = dict(state["importance"])
-        self.centre = dict(state["centre"])
 
 
 class _Quadratic(torch.autograd.Function):

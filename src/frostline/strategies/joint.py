@@ -1,45 +1,48 @@
 """The upper bounds: all data at once, and all data so far."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from frostline.sources import joined
+from frostline.core.sources import joined
+from frostline.core.types import Task, TaskStream
 from frostline.strategies.base import Strategy
-from frostline.types import Task, TaskStream
 
 
 @dataclass
-class Joint(Strategy):
+class _Union(Strategy):
+    """Learn from the data of several tasks as one."""
+
+    keeps = ("bytes",)
+
+    bytes: int = field(default=0, init=False)
+
+    def union(self, stream: TaskStream, index: int) -> Task:
+        """Return task `index` with the training data of all tasks up to it."""
+        train = joined([task.train for task in stream.tasks[: index + 1]])
+        self.bytes = train.nbytes
+        return stream[index].learning_from(train)
+
+    def stored_bytes(self) -> int:
+        """Return the bytes of the data kept."""
+        return self.bytes
+
+
+@dataclass
+class Joint(_Union):
     """Wait until the last task has arrived, then learn all tasks at once.
 
     No row of the accuracy matrix between the first and the last exists, so metrics that need them are null.
     """
 
-    _bytes: int = field(default=0, init=False)
-
     def task(self, stream: TaskStream, index: int) -> Task | None:
         """Return the union of all tasks when the last one arrives."""
-        train = joined([task.train for task in stream.tasks[: index + 1]])
-        self._bytes = train.nbytes
-        return stream[index].learning_from(train) if index == len(stream) - 1 else None
-
-    def stored_bytes(self) -> int:
-        """Return the bytes of the data kept."""
-        return self._bytes
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"bytes": self._bytes}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._bytes = state["bytes"]
+        union = self.union(stream, index)
+        return union if index == len(stream) - 1 else None
 
 
 @dataclass
-class Cumulative(Joint):
+class Cumulative(_Union):
     """Learn from the data of all tasks so far, each time a task arrives."""
 
     def task(self, stream: TaskStream, index: int) -> Task | None:
         """Return the union of the tasks up to this one."""
-        train = joined([task.train for task in stream.tasks[: index + 1]])
-        self._bytes = train.nbytes
-        return stream[index].learning_from(train)
+        return self.union(stream, index)

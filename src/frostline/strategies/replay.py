@@ -2,16 +2,16 @@
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from frostline.buffers import Buffer
-from frostline.checks import in_range, one_of
-from frostline.rng import generator
-from frostline.scope import Scope
+from frostline.core.buffers import Buffer
+from frostline.core.checks import in_range, one_of
+from frostline.core.rng import generator
+from frostline.core.scope import Scope
+from frostline.core.step import Step
+from frostline.core.types import Batch, Task
 from frostline.strategies.base import Strategy
-from frostline.types import Batch, Task
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Replay(Strategy):
     update: 'task' fills the buffer from the task's training data when the task ends, so that within a task only older
     tasks are replayed; 'step' offers every batch as it passes (for streams that are seen once).
     """
+
+    keeps = ("memory",)
 
     capacity: int = 500
     batch_size: int | None = None
@@ -37,11 +39,12 @@ class Replay(Strategy):
         one_of("strategy.replay.update", self.update, ("task", "step"))
         self.memory = Buffer(self.capacity, self.buffer, self.seed)
 
-    def augment(self, batch: Batch) -> Batch:
+    def augment(self, step: Step, batch: Batch) -> Batch:
         """Return the batch with samples from memory."""
-        mixed = batch.cat(self.memory.draw(self.batch_size or len(batch))) if len(self.memory) else batch
+        wanted = self.batch_size or len(step.incoming)
+        mixed = batch.cat(self.memory.draw(wanted)) if len(self.memory) else batch
         if self.update == "step":
-            self.memory.add(batch)
+            self.memory.add(step.incoming)
         return mixed
 
     def after_task(self, scope: Scope, task: Task) -> None:
@@ -58,13 +61,3 @@ class Replay(Strategy):
     def remembered(self) -> Iterable[Batch]:
         """Return what is in memory."""
         return [self.memory.all()] if len(self.memory) else []
-
-    def stored_bytes(self) -> int:
-        """Return the bytes of the samples held."""
-        return self.memory.nbytes
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.memory.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.memory.load_state_dict(state)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from frostline.checks import UsageError, in_range, one_of
-from frostline.rng import generator
-from frostline.sources import TensorSource
+from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.rng import generator
+from frostline.core.sources import TensorSource
+from frostline.core.types import Source, Task, TaskStream
 from frostline.streams.datasets import DataSet, load
-from frostline.types import Source, Task, TaskStream
 
 KINDS = ("split", "permuted", "rotated")
 SCENARIOS = ("class", "task", "domain")
@@ -165,6 +165,8 @@ def assemble(
     in_range("stream.samples_per_task", samples_per_task, 1)
     in_range("stream.test_samples_per_class", test_samples_per_class, 1)
     labels, classes = _label_maps(groups, scenario)
+    visible = _visible(labels, classes, scenario, device)
+    several = len({tuple(group) for group in groups}) > 1
     tasks = []
     for t, group in enumerate(groups):
         train = _pick(y_train, group, samples_per_class, samples_per_task, seed, t)
@@ -178,12 +180,12 @@ def assemble(
         tasks.append(
             Task(
                 index=t,
-                name=f"{t}: {_span(group)}" if len({tuple(g) for g in groups}) > 1 else f"{t}",
+                name=f"{t}: {_span(group)}" if several else f"{t}",
                 classes=tuple(sorted(labels[t])),
                 train=make(True, train, rename[y_train[train]], t),
                 test=make(False, test, rename[y_test[test]], t),
                 validation=make(True, held_out, rename[y_train[held_out]], t) if held else None,
-                visible=_visible(labels, classes, scenario, t, device),
+                visible=visible[t],
             )
         )
     return TaskStream(name, scenario, tuple(tasks), classes, shape, online)
@@ -200,15 +202,16 @@ def _label_maps(groups: list[list[int]], scenario: str) -> tuple[list[list[int]]
     return [[t * width + place for place in range(len(group))] for t, group in enumerate(groups)], width * len(groups)
 
 
-def _visible(labels: list[list[int]], classes: int, scenario: str, moment: int, device: str) -> Tensor | None:
-    """Return the mask [T, C] of Task.visible."""
+def _visible(labels: list[list[int]], classes: int, scenario: str, device: str) -> list[Tensor | None]:
+    """Return each task's mask, Task.visible: [C] of the classes so far, or one [T, C] of each task's own for all of them."""
     if scenario == "domain":
-        return None
-    mask = torch.zeros(len(labels), classes, dtype=torch.bool)
-    for t in range(len(labels)):
-        seen = labels[t] if scenario == "task" else [c for group in labels[: moment + 1] for c in group]
-        mask[t, torch.tensor(seen)] = True
-    return mask.to(device)
+        return [None] * len(labels)
+    own = torch.zeros(len(labels), classes, dtype=torch.bool)
+    for t, group in enumerate(labels):
+        own[t, torch.tensor(group)] = True
+    if scenario == "task":
+        return [own.to(device)] * len(labels)
+    return list((own.cumsum(0) > 0).to(device))
 
 
 def _pick(y: Tensor, group: list[int], per_class: int | None, per_task: int | None, seed: int, task: int) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frostline.checks import UsageError, one_of
+from frostline.core.checks import UsageError, one_of
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -70,7 +70,7 @@ def _fashion_mnist(root: Path, download: bool) -> Arrays:
 
 
 def _torchvision(name: str, root: Path, download: bool) -> Arrays:
-    from frostline.torchvision_schemas import torchvision
+    from frostline.core.torchvision_schemas import torchvision
 
     torchvision()
     from torchvision import datasets

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from frostline.checks import UsageError, in_range
-from frostline.sources import LoaderSource
+from frostline.core.checks import UsageError, in_range
+from frostline.core.sources import LoaderSource
+from frostline.core.types import TaskStream
 from frostline.streams.build import assemble, class_groups
-from frostline.types import TaskStream
 
 
 def image_folder(
@@ -47,7 +47,7 @@ def image_folder(
 
 def _open(root: Path, image_size: int) -> dict[bool, Any]:
     """Return torchvision's ImageFolder of the training images, and of the test images, under True and False."""
-    from frostline.torchvision_schemas import torchvision
+    from frostline.core.torchvision_schemas import torchvision
 
     torchvision()
     from torchvision import transforms

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frostline.checks import UsageError, in_range
-from frostline.rng import generator
-from frostline.sources import TensorSource
+from frostline.core.checks import UsageError, in_range
+from frostline.core.rng import generator
+from frostline.core.sources import TensorSource
+from frostline.core.types import TaskStream
 from frostline.streams.build import assemble, class_groups
-from frostline.types import TaskStream
 
 PACKAGES = ["torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "sympy", "networkx", "wandb", "rich"]
 LEAST_WORDS = 8

@@ -1,0 +1,1 @@
+"""What a person starts: the commands, the configuration, a job from it, going on after a kill."""

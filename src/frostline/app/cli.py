@@ -1,0 +1,61 @@
+"""The `frostline` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frostline.core.checks import UsageError
+
+app = typer.Typer(
+    help="Continual learning with the bill attached.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def run(context: typer.Context) -> None:
+    """Run one experiment or a sweep: the same as `python run.py` (see `frostline run --help`)."""
+    from frostline.app.launch import main as launch
+
+    launch(context.args)
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs or sweeps; searched for result.json.")],
+    out: Annotated[Path, typer.Option(help="Where the figure and the table as CSV are written.")] = Path("comparison"),
+) -> None:
+    """Compare runs: mean and 95 % confidence interval over seeds for each configuration, and accuracy against cost."""
+    from frostline.report.compare import compare_folders
+
+    compare_folders(folders, out)
+
+
+@app.command(name="list")
+def list_options() -> None:
+    """List what can be chosen: streams, models, strategies, selectors, experiments."""
+    from frostline.app.listing import show_options
+
+    show_options()
+
+
+@app.command()
+def doctor(
+    data_root: Annotated[str | None, typer.Option(help="Where data sets are; default $FROSTLINE_DATA or data.")] = None,
+) -> None:
+    """Show versions, the devices and the data sets that are found here."""
+    from frostline.app.listing import show_doctor
+
+    show_doctor(data_root)
+
+
+def main() -> None:
+    """Run the command; a bad value is one message, not a traceback."""
+    try:
+        app()
+    except UsageError as error:
+        typer.echo(f"frostline: {error}", err=True)
+        raise SystemExit(1) from error

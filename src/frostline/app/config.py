@@ -1,0 +1,248 @@
+"""The configuration: its schema, and the checks that come before anything is built.
+
+Nothing here imports torch, so that `--help` and a mistyped override answer at once.
+"""
+
+import dataclasses
+import inspect
+import math
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frostline.core.checks import UsageError, in_range, nearest, one_of
+from frostline.loop.settings import TrainerConfig
+
+MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
+    "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
+    "checkpoint", "figures", "cost.reference_steps", "stream.data_root", "stream.download",
+)  # fmt: skip
+BUILT = (
+    "stream",
+    "model",
+    "selector",
+    "optimizer",
+    "schedule",
+)  # sections with a _target_; `strategy` holds one for each member
+
+
+@dataclass
+class CostConfig:
+    """What the bill counts and charges."""
+
+    price_per_hour: float = 0.0
+    electricity_price_per_kwh: float = 0.0
+    energy: str = "off"
+    country_iso_code: str = "USA"
+    reference_steps: int = 3
+
+
+@dataclass
+class CheckpointConfig:
+    """What a checkpoint holds."""
+
+    delta: bool = False
+
+
+@dataclass
+class TrackingConfig:
+    """Where results go beside the local files."""
+
+    name: str = "none"
+    project: str = "frostline"
+    entity: str | None = None
+    mode: str = "offline"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    """One run."""
+
+    seed: int = 0
+    resume: str | None = None
+    figures: list[str] = field(default_factory=lambda: ["png"])
+    stream: Any = None
+    model: Any = None
+    strategy: Any = None
+    selector: Any = None
+    optimizer: Any = None
+    schedule: Any = None
+    held_out: list[Any] = field(default_factory=list)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def register() -> None:
+    """Make the schema known to Hydra; conf/config.yaml names it first in its defaults."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+
+def conf_dir() -> Path:
+    """Return the folder of YAML files: inside the wheel, or beside src/ in a checkout."""
+    here = Path(__file__).resolve()
+    for folder in (here.parents[1] / "conf", here.parents[3] / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise UsageError(f"frostline's conf/ folder is missing: expected it in {here.parents[1]} or its checkout.")
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved configuration as plain dictionaries, lists and values."""
+    return typing.cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+def key_of(override: str) -> str:
+    """Return what an argument of the command line sets."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what cannot work, before data are read or anything is built."""
+    known = [f.name for f in dataclasses.fields(RunConfig)]
+    for key in cfg:
+        if key not in known:
+            raise UsageError(f"{key}: there is no such setting.{nearest(key, known)} Known keys: {', '.join(known)}.")
+    for section, kind in typing.get_type_hints(RunConfig).items():
+        if dataclasses.is_dataclass(kind):  # what `+` adds, Hydra lets pass
+            own = [f.name for f in dataclasses.fields(kind)]
+            for key in cfg[section]:
+                if key not in own:
+                    raise UsageError(f"{section}.{key}: there is no such setting.{nearest(key, own)}")
+    _refuse_nan("", plain(cfg))
+    for section in BUILT:
+        check_target(section, cfg[section])
+    if not cfg.strategy:
+        raise UsageError("strategy=[]: expected at least one strategy, such as strategy=finetune.")
+    for name, node in cfg.strategy.items():
+        check_target(f"strategy.{name}", node)
+    for node in cfg.held_out:
+        if not isinstance(node, DictConfig):
+            raise UsageError(f"held_out: expected the names of streams, such as held_out=[rotated_digits], not {node}.")
+        check_target(f"held_out.{node.name}", without_name(node))
+    in_range("optimizer.lr", cfg.optimizer.get("lr"), 0, above=True)
+    for key in ("weight_decay", "momentum"):
+        in_range(f"optimizer.{key}", cfg.optimizer.get(key), 0)
+    in_range("seed", cfg.seed, 0)
+    trainer_config(cfg)
+    in_range("cost.reference_steps", cfg.cost.reference_steps, 0)
+    for kind in cfg.figures:
+        one_of("figures", kind, ("png", "pdf", "svg"))
+    one_of("cost.energy", cfg.cost.energy, ("off", "codecarbon"))
+    one_of("tracking.name", cfg.tracking.name, ("none", "wandb"))
+    one_of("tracking.mode", cfg.tracking.mode, ("offline", "online"))
+    if cfg.stream.get("online") and cfg.trainer.epochs != 1:
+        raise UsageError(
+            f"trainer.epochs={cfg.trainer.epochs}: an online stream (stream.online=true) is seen once. "
+            "The nearest valid value is 1; trainer=online also sets small batches."
+        )
+
+
+def trainer_config(cfg: DictConfig) -> TrainerConfig:
+    """Return the section `trainer`, checked."""
+    trainer = TrainerConfig(**plain(cfg)["trainer"])
+    trainer.check()
+    return trainer
+
+
+def expand(cfg: DictConfig) -> None:
+    """Put the configuration of each stream that `held_out` names in the place of its name."""
+    expanded = []
+    for entry in cfg.held_out:
+        given = {"stream": entry} if isinstance(entry, str) else dict(entry)
+        if "_target_" not in given:
+            name = given.pop("stream", None)
+            if not isinstance(name, str):
+                raise UsageError(
+                    f"held_out: expected the name of a stream, such as held_out=[rotated_digits], not {entry}."
+                )
+            given = {"name": name, **_stream_section(name), **given}
+        expanded.append(given)
+    if len({entry["name"] for entry in expanded}) < len(expanded):
+        raise UsageError(f"held_out: expected different streams, not {[entry['name'] for entry in expanded]}.")
+    cfg.held_out = expanded
+
+
+def without_name(node: DictConfig) -> DictConfig:
+    """Return the configuration of a held-out stream itself."""
+    return DictConfig({key: value for key, value in plain(node).items() if key != "name"})
+
+
+def _stream_section(name: str) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    override = [f"stream={name}"]
+    if GlobalHydra.instance().is_initialized():
+        return plain(compose("config", overrides=override))["stream"]
+    register()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return plain(compose("config", overrides=override))["stream"]
+
+
+def check_target(path: str, node: Any) -> None:
+    """Hold a section with a _target_ against the signature of what it builds: unknown keys, wrong types."""
+    from hydra.utils import get_object
+
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UsageError(f"{path}: expected the name of a file in conf/{path.split('.')[0]}/, found {node!r}.")
+    target = get_object(node._target_)
+    parameters = inspect.signature(target).parameters
+    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    given = {k: v for k, v in plain(node).items() if not k.startswith("_")}
+    typed: list[tuple[str, Any, Any]] = []
+    for key in given:
+        if key not in parameters:
+            raise UsageError(f"{path}.{key}: {node._target_} has no such setting.{nearest(key, parameters)}")
+        hint = hints.get(key, Any)
+        typed.append((key, hint if _is_plain(hint) else Any, field(default=dataclasses.MISSING)))
+    schema = OmegaConf.structured(dataclasses.make_dataclass("Section", typed, kw_only=True))
+    for key, value in given.items():
+        try:
+            schema[key] = value
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{path}.{key}={value!r}: {reason}.") from error
+
+
+def _is_plain(hint: Any) -> bool:
+    """Tell whether OmegaConf can check a value against the hint."""
+    if hint in (int, float, bool, str, type(None)):
+        return True
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is list:
+        return all(map(_is_plain, inner))
+    is_union = origin is typing.Union or type(hint).__name__ == "UnionType"
+    return is_union and len(inner) == 2 and type(None) in inner and all(map(_is_plain, inner))
+
+
+def _refuse_nan(path: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_nan(f"{path}.{key}" if path else str(key), inner)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            _refuse_nan(f"{path}[{number}]", inner)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{path}={value}: expected a finite number.")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys in which two plain configurations differ, with both values."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b, path = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= differences(a, b, f"{path}.")
+        elif a != b:
+            found[path] = (a, b)
+    return found

@@ -1,0 +1,237 @@
+"""One run from its configuration: build the parts, train, and leave the results in the run's folder."""
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from frostline.app.config import DictConfig, check, plain, trainer_config, without_name
+from frostline.core.checks import UsageError, one_of
+from frostline.core.rng import derive
+from frostline.core.types import TaskStream
+from frostline.costs import CostMeter, EnergyMeter, Prices
+from frostline.loop.evaluation import evaluation_data
+from frostline.loop.precision import set_precision, slow_here
+from frostline.loop.pricing import task_costs
+from frostline.loop.run import Diverged, Observer, Run
+from frostline.loop.training import run_stream
+from frostline.records import checkpoints
+from frostline.records.tracking import tracker
+from frostline.records.writer import ResultWriter
+from frostline.report.terminal import TerminalReport
+from frostline.speed.fast import Fast
+from frostline.speed.layouts import with_fused, with_kernels, with_layout
+from frostline.speed.prefix import check_settings
+from frostline.strategies.base import Strategy
+from frostline.strategies.chain import Chain
+from frostline.streams.augmentation import Augmentation
+from frostline.streams.suites import suite_of
+
+
+class Job(NamedTuple):
+    """One run to do: its configuration, its folder, and the checkpoint that it goes on from."""
+
+    cfg: DictConfig
+    folder: Path
+    state: dict[str, Any] | None = None
+
+
+def execute(cfg: DictConfig, folder: Path, *, sweep: Path | None = None, alone: bool = True) -> list[dict[str, Any]]:
+    """Train as `cfg` says; return the content of each run's result.json: one, or one a seed of trainer.seeds.
+
+    sweep: the folder of the sweep that this is a part of. alone: no other process writes to this terminal, so there may
+    be a progress bar.
+    """
+    check(cfg)
+    jobs = [Job(cfg, folder)]
+    if cfg.trainer.seeds is not None:
+        jobs = [Job(with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds]
+        for shared in ("model", "optimizer", "trainer"):
+            if any(plain(job.cfg)[shared] != plain(jobs[0].cfg)[shared] for job in jobs):
+                raise UsageError(
+                    f"{shared} differs from seed to seed, and trainer.seeds trains them with the same. "
+                    "Expected separate runs: -m seed=0,1,..."
+                )
+    return run_jobs(jobs, sweep or folder, alone, forget=folder)
+
+
+def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
+    """Return the configuration of an ordinary run with this seed, and with all that is interpolated from it."""
+    own = copy.deepcopy(cfg)
+    own.seed, own.trainer.seeds = seed, None
+    return own
+
+
+def run_jobs(jobs: Sequence[Job], whole: Path, alone: bool, *, forget: Path | None = None) -> list[dict[str, Any]]:
+    """Do the jobs, which differ in their seed, in one pass; return the content of each one's result.json.
+
+    whole: the folder that a resume is given to go on with all of them. A seed that diverges stops alone: the others go on
+    without it, from their last checkpoints. forget: the folder of a new start, where an earlier run's checkpoints go.
+    """
+    diverged: list[str] = []
+    while jobs:
+        try:
+            contents = _execute(jobs, whole, alone, forget)
+        except Diverged as error:
+            folder = error.folder
+            if len(jobs) == 1 and not diverged:
+                raise
+            assert folder is not None
+            print(f"frostline: {folder.name}: {error}", file=sys.stderr)
+            diverged.append(folder.name)
+            forget = None
+        else:
+            if not diverged:
+                return contents
+            break
+        jobs = [_again(job) for job in jobs if job.folder != folder]
+    others = "The other seeds are complete." if jobs else "No other seed is left."
+    raise UsageError(f"{', '.join(diverged)}: diverged, as said above. {others}")
+
+
+def _again(job: Job) -> Job:
+    saved = (job.folder / checkpoints.NAME).is_file()
+    return job._replace(state=checkpoints.load(job.folder) if saved else None)
+
+
+def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None) -> list[dict[str, Any]]:
+    first = jobs[0].cfg
+    device = choose_device(first.trainer.device)
+    set_precision(first.trainer.precision, device)
+    if slow_here(first.trainer.precision, device):
+        print(
+            "frostline: trainer.precision=bfloat16: this CPU has neither AMX nor AVX512-BF16, so a step takes several "
+            "times as long as in float32."
+        )
+    if first.trainer.threads is not None:
+        torch.set_num_threads(first.trainer.threads)
+    with ExitStack() as cleanup:
+        reporter = TerminalReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs], whole=whole, bar=alone)
+        built = []
+        for number, job in enumerate(jobs):
+            run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
+            if job.state is not None:
+                run.load_state_dict(job.state)
+            if len(jobs) > 1:
+                run.keep_draws()
+            built.append((run, writer))
+        if forget is not None:  # a resume must not take up an earlier run, with one seed or several
+            for stale in (forget / checkpoints.NAME, *forget.glob(f"seed_*/{checkpoints.NAME}")):
+                stale.unlink(missing_ok=True)
+        try:
+            run_stream(*(run for run, _ in built))
+        except BaseException as error:
+            for run, writer in built:
+                writer.write(run, "failed", f"{type(error).__name__}: {error}")
+            raise
+        contents = []
+        for (run, writer), job in zip(built, jobs, strict=True):
+            contents.append(writer.write(run, "complete"))
+            if job.cfg.figures:
+                from frostline.report.figures import run_figures  # matplotlib: not before the work is done
+
+                run_figures(job.folder, contents[-1], job.cfg.figures)
+            for observer in run.observers:
+                observer.finished(contents[-1], job.folder)
+        if len(jobs) > 1:
+            reporter.summary(contents, jobs[0].folder.parent)
+    return contents
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device asked for, 'auto' being the first GPU if there is one; UsageError where it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    one_of("trainer.device", name.split(":")[0], ("auto", "cpu", "cuda", "mps"))
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"trainer.device={name!r} is not there: {reason}. The nearest valid value is 'cpu'."
+        ) from error
+    return device
+
+
+def build(node: DictConfig, **extra: Any) -> Any:
+    """Build what the section's _target_ names; what it refuses comes out as its own error, not as Hydra's."""
+    try:
+        return instantiate(node, **extra)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UsageError):
+            raise error.__cause__ from None
+        raise
+
+
+def build_strategy(cfg: DictConfig) -> Strategy:
+    """Return the strategy, several as a chain in the order in which they were named."""
+    members = [build(node) for node in cfg.strategy.values()]
+    return members[0] if len(members) == 1 else Chain(members)
+
+
+def build_stream(cfg: DictConfig, device: torch.device) -> TaskStream:
+    """Return the stream with its held-out suites."""
+    stream = build(cfg.stream, seed=cfg.seed, device=str(device))
+    suites = []
+    for node in cfg.held_out:
+        other = build(without_name(node), seed=cfg.seed, device=str(device))
+        suites.append(suite_of(node.name, other, stream))
+    return replace(stream, suites=tuple(suites)) if suites else stream
+
+
+def _build(
+    job: Job, device: torch.device, reporters: list[Observer], cleanup: ExitStack, among: int
+) -> tuple[Run, ResultWriter]:
+    """Build every part. The small ones come first: a bad setting is found before data are read."""
+    cfg, folder, config = job.cfg, job.folder, plain(job.cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = trainer_config(cfg)
+    strategy, selector, schedule = build_strategy(cfg), build(cfg.selector), build(cfg.schedule)
+    prices = Prices(cfg.cost.price_per_hour, cfg.cost.electricity_price_per_kwh)
+    energy = EnergyMeter(cfg.cost.country_iso_code) if cfg.cost.energy == "codecarbon" else None
+    if energy is not None:
+        cleanup.callback(energy.close)
+    meter = CostMeter(device, prices, energy)
+    with meter.phase("setup"):
+        stream = build_stream(cfg, device)
+        torch.manual_seed(derive(cfg.seed, "model"))
+        model = build(cfg.model, shape=stream.shape, classes=stream.classes).to(device)
+        model = with_kernels(with_layout(model, settings.channels_last), settings.kernels, device)
+        selector.prepare(model)
+        torch.manual_seed(derive(cfg.seed, "training"))
+    check_settings(settings, model)
+    strategy.check(model, stream)
+    sample = next(iter(stream[0].train.batches(1, torch.arange(1))))
+    Augmentation(settings.augment)(sample.x)  # refuses what is no image
+    evaluation_data(stream[0], settings.evaluate_on)
+    optimizer = with_fused(build(cfg.optimizer), settings.fused)
+    optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
+    writer = ResultWriter(folder, config)
+    observers: list[Observer] = [
+        *reporters,
+        writer,
+        *tracker(cfg.tracking, folder, config, among),
+    ]
+    for observer in observers:
+        cleanup.callback(observer.close)
+    processor = torch.backends.cpu.get_cpu_capability()
+    extra = {"config": config, "tasks": len(stream), "threads": torch.get_num_threads(), "processor": processor}
+    run = Run(
+        model, stream, strategy, selector, optimizer, meter, settings, Fast(settings), cfg.seed, schedule,
+        cfg.cost.reference_steps, _saver(folder, cfg.checkpoint.delta, extra), observers, folder,
+    )  # fmt: skip
+    selector.check(model, task_costs(run, stream[0]))
+    return run, writer
+
+
+def _saver(folder: Path, delta: bool, extra: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    save = checkpoints.Saver(folder, delta)
+    return lambda state: save({**state, **extra})

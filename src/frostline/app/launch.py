@@ -1,0 +1,186 @@
+"""The Hydra entry behind run.py and `frostline run`; errors become one clear message."""
+
+import gc
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from frostline.app.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, expand, key_of, register
+from frostline.app.explain import explain
+from frostline.core.checks import UsageError
+
+ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "schedule", "trainer", "cost", "tracking")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
+    given = sys.argv[1:] if argv is None else argv
+    arguments = sorted(given, key=lambda a: a not in ("-m", "--multirun"))  # argparse wants no setting before a flag
+    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
+    gc.disable()  # until all is imported
+    try:
+        _run_hydra(*_for_resume(arguments), wants_traceback)
+    except KeyboardInterrupt:
+        _stop("Interrupted. A run that had begun goes on with resume=FOLDER.", code=130)
+    except FailedRun:
+        _stop("Not every run of the sweep is complete, as said above.")
+    except Exception as error:
+        message = explain(error)
+        if message is None or wants_traceback:
+            raise
+        _stop(message)
+    finally:
+        gc.enable()
+
+
+class FailedRun(UsageError):
+    """A run of a sweep failed, which was said at once; the others go on, perhaps in other processes."""
+
+
+def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None:
+    """Hand the job to Hydra, which calls it for each run; launchers other than its own do so in other processes.
+
+    again: these are the runs of a sweep that goes on.
+    """
+    import hydra
+
+    here = os.getpid()
+
+    def job(cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        expand(cfg)
+        _import_trainer()
+        from frostline.app.job import execute
+        from frostline.app.resuming import resume
+
+        context = HydraConfig.get()
+        overrides: Any = OmegaConf.to_container(context.overrides.task, resolve=False)  # references as they were typed
+        if os.getppid() == here:  # a worker process, which the launcher started
+            _end_with(here)
+        folder = Path(context.runtime.output_dir)
+        launcher = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
+        sweep = Path(context.sweep.dir).absolute() if launcher else None
+        alone = launcher is None or launcher.endswith(".BasicLauncher")
+        _refuse_merged(context, overrides)
+        try:
+            if cfg.resume is None and not again:
+                execute(cfg, folder, sweep=sweep, alone=alone)
+            else:
+                resume(cfg, folder, overrides, sweep=sweep, alone=alone)
+        except KeyboardInterrupt:
+            where = shlex.quote(f"resume={sweep or folder}")
+            _stop(f"Interrupted. Go on from the last checkpoint with: python run.py {where}", code=130)
+        except Exception as error:
+            message = explain(error)
+            if message is None or wants_traceback:
+                raise
+            if launcher is None:
+                _stop(message)
+            print(f"frostline: run {context.job.num}: {message}", file=sys.stderr)
+            raise FailedRun(message) from None  # Hydra runs the others first
+
+    register()
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+
+
+def _refuse_merged(context: Any, overrides: list[str]) -> None:
+    """Stop where Hydra would merge what was meant as several things into one, and the last would win."""
+    for group in ONE_OF_A_KIND:
+        if context.runtime.choices.get(group) is None:
+            _stop(f"{group}: expected the name of one option; only strategies can be combined.")
+    for chain in (o for o in overrides if o.startswith("strategy=[")):
+        members = [name.strip() for name in chain.partition("=")[2].strip("[]").split(",")]
+        if len(set(members)) < len(members):
+            _stop(f"{chain}: expected different strategies, each named once.")
+
+
+def _import_trainer() -> None:
+    """Import what trains a model, torch's compiler included, which every optimizer imports at its first step.
+
+    Looking for garbage among the half million objects that this makes takes a fifth of the time, and finds none; the
+    collections of a long run leave them out as well.
+    """
+    if (
+        "frostline.app.job" in sys.modules
+    ):  # an earlier run of the sweep did: freezing again would keep its model for ever
+        return
+    gc.disable()
+    masks = hasattr(signal, "pthread_sigmask")
+    if masks:  # Ctrl-C waits: libraries take an interrupted import for a missing package
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        import torch._dynamo  # noqa: F401
+
+        import frostline.app.job  # noqa: F401
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    gc.freeze()
+    gc.enable()
+
+
+def _end_with(sweep: int) -> None:
+    """Let this worker process end when the sweep is killed: its run would go on unseen, beside whoever resumes it."""
+    name = f"watch {sweep}"
+    if all(thread.name != name for thread in threading.enumerate()):  # a worker does one job after another
+
+        def watch() -> None:
+            while os.getppid() == sweep:
+                time.sleep(1.0)
+            os._exit(1)
+
+        threading.Thread(target=watch, name=name, daemon=True).start()
+
+
+def _for_resume(arguments: list[str]) -> tuple[list[str], bool]:
+    """Let a resumed run write into its own folder; return the arguments, and whether they are those of a sweep that goes on.
+
+    Hydra's record of a run's first start is left alone; a sweep starts anew as Hydra recorded it.
+    """
+    resumed = [a for a in arguments if key_of(a) == "resume" and not a.endswith("=null")]
+    if not resumed:
+        return arguments, False
+    if "-m" in arguments or "--multirun" in arguments:
+        raise UsageError("resume knows whether it goes on with a run or a sweep: leave out -m.")
+    name = resumed[-1].partition("=")[2].strip("'\"")
+    folder = Path(name)
+    if not name or not folder.is_dir():
+        wrong = "that is a file" if folder.is_file() else "there is no such folder"
+        raise UsageError(f"resume={name!r}: {wrong}. Expected the folder of an earlier run or sweep.")
+    kept = [a for a in arguments if key_of(a) not in ("resume", "hydra.run.dir")]
+    where = str(folder.resolve()).replace("'", "\\'")
+    record = folder / "multirun.yaml"
+    if record.is_file():
+        return ["-m", *_recorded(record, kept), f"hydra.sweep.dir='{where}'"], True
+    return [*kept, f"resume='{where}'", f"hydra.run.dir='{where}'", "hydra.output_subdir=null"], False
+
+
+def _recorded(record: Path, given: list[str]) -> list[str]:
+    """Return the sweep's own arguments in their order, with what is given anew of where and how fast."""
+    stored: Any = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
+    before = [*stored["hydra"]["overrides"]["hydra"], *stored["hydra"]["overrides"]["task"]]
+    before = [a for a in before if key_of(a) not in ("hydra.sweep.dir", "hydra.mode")]
+    for argument in given:
+        free = (*MAY_CHANGE, "hydra/launcher", "hydra.launcher", "hydra.verbose")
+        if argument not in before and not key_of(argument).startswith(free):
+            raise UsageError(
+                f"{argument}: a sweep goes on as it was started. Expected settings of where and how fast only "
+                f"({', '.join(free)}); leave {key_of(argument)} out, or start a new sweep."
+            )
+    anew = {key_of(argument): argument for argument in given}
+    return [*(anew.pop(key_of(argument), argument) for argument in before), *anew.values()]
+
+
+def _stop(message: str, code: int = 1) -> NoReturn:
+    print(f"frostline: {message}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,53 @@
+"""What can be chosen, and what this machine has."""
+
+import os
+
+from rich.table import Table
+
+from frostline.app.config import conf_dir
+from frostline.report.console import wide_console
+
+GROUPS = ("experiment", "stream", "model", "strategy", "selector", "optimizer", "trainer", "cost", "tracking")
+
+
+def show_options() -> None:
+    """Print every option of every group with the first comment of its file."""
+    console = wide_console()
+    for group in GROUPS:
+        table = Table(title=f"{group}=", title_justify="left", show_header=False, box=None, padding=(0, 2))
+        for path in sorted((conf_dir() / group).glob("*.yaml")):
+            comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+            said = [c for c in comments if not c.startswith("@package")]
+            table.add_row(path.stem, said[0] if said else "")
+        console.print(table)
+
+
+def show_doctor(data_root: str | None) -> None:
+    """Print versions, devices and which data sets can be loaded."""
+    import torch
+
+    from frostline.core.checks import UsageError
+    from frostline.records.results import environment
+    from frostline.streams import DATASETS, load
+
+    console = wide_console()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = environment(device)
+    table = Table(title="This machine", show_header=False)
+    for name, version in facts.pop("versions").items():
+        table.add_row(name, version)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), str(value))
+    console.print(table)
+    root = data_root or os.environ.get("FROSTLINE_DATA", "data")
+    found = Table(title=f"Data sets (data_root {root})")
+    for column in ("data set", "train", "test", "shape"):
+        found.add_column(column)
+    for name in DATASETS:
+        try:
+            data = load(name, root)
+            shape = "x".join(map(str, data.x_train.shape[1:]))
+            found.add_row(name, f"{len(data.x_train):,}", f"{len(data.x_test):,}", shape)
+        except UsageError as error:
+            found.add_row(name, "damaged" if "could not be read" in str(error) else "not found", "", "")
+    console.print(found)

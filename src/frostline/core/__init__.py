@@ -1,0 +1,1 @@
+"""What everything stands on: samples and tasks, scopes, metrics, memories, importance, checks."""

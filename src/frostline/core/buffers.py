@@ -1,0 +1,125 @@
+"""Memories of past samples.
+
+Every sample gets a rank on arrival and a buffer keeps the lowest: with random ranks that is reservoir sampling, with
+ranks counted within each class it is a class-balanced memory, with recency for chance it is a ring.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.core.checks import in_range, one_of
+from frostline.core.rng import derive, generator
+from frostline.core.types import Batch, batch_of
+
+
+def _rank_within_class(key: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Return each item's place (0, 1, ...) among those of its class in the order of `key`."""
+    order = np.lexsort((key, label))
+    label = label[order]
+    first = np.r_[True, label[1:] != label[:-1]]
+    starts = np.flatnonzero(first)
+    rank = np.empty(len(label), dtype=np.int64)
+    rank[order] = np.arange(len(label)) - starts[np.cumsum(first) - 1]
+    return rank
+
+
+class Buffer:
+    """Up to `capacity` samples with all their columns, kept by one rule.
+
+    - `reservoir`: a uniform sample of all that was added (Vitter 1985).
+    - `class_balanced`: equally many of each class as far as they go round, a uniform sample within the class
+      (Prabhu et al. 2020, GDumb).
+    - `ring`: the latest of each class, equally many of each (Chaudhry et al. 2019, arXiv 1902.10486).
+    """
+
+    RULES = ("reservoir", "class_balanced", "ring")
+
+    def __init__(self, capacity: int, rule: str = "reservoir", seed: int = 0):
+        in_range("capacity", capacity, 1)
+        one_of("buffer", rule, self.RULES)
+        self.capacity = capacity
+        self.rule = rule
+        self.seen = 0
+        self.keys = np.empty(0)
+        self.labels = np.empty(0, dtype=np.int64)
+        self.columns: dict[str, Tensor] = {}
+        self._keys = np.random.Generator(np.random.PCG64(derive(seed, "buffer-keys")))
+        self._draws = generator(seed, "buffer-draws")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def add(self, batch: Batch) -> None:
+        """Offer a batch; only what is kept is copied."""
+        arrivals = np.arange(self.seen, self.seen + len(batch), dtype=np.float64)
+        self.seen += len(batch)
+        fresh = -arrivals if self.rule == "ring" else self._keys.random(len(batch))
+        keys = np.r_[self.keys, fresh]
+        labels = np.r_[self.labels, batch.y.cpu().numpy()]
+        first = 0 if self.rule == "reservoir" else _rank_within_class(keys, labels)
+        order = np.lexsort((keys, np.broadcast_to(first, keys.shape)))
+        kept = np.zeros(len(keys), dtype=bool)
+        kept[order[: self.capacity]] = True
+        held = len(self)
+        rows = np.flatnonzero(kept[held:])
+        free = np.r_[np.flatnonzero(~kept[:held]), np.arange(held, self.capacity)][: len(rows)]
+        self._write(batch, torch.from_numpy(rows), torch.from_numpy(free))
+        size = max(held, int(free.max()) + 1 if len(free) else 0)
+        self.keys, self.labels = np.resize(self.keys, size), np.resize(self.labels, size)
+        self.keys[free], self.labels[free] = fresh[rows], labels[held + rows]
+
+    def _write(self, batch: Batch, rows: Tensor, slots: Tensor) -> None:
+        for name, value in batch.tensors().items():
+            if name not in self.columns:
+                self.columns[name] = value.new_zeros((self.capacity, *value.shape[1:]))
+            column = self.columns[name]
+            column[slots.to(column.device)] = value[rows.to(value.device)]
+
+    def draw(self, size: int) -> Batch:
+        """Return min(size, len) different samples at random, marked as `replayed`."""
+        rows = torch.randperm(len(self), generator=self._draws)[:size].to(self.columns["y"].device)
+        return self._marked({name: column.index_select(0, rows) for name, column in self.columns.items()})
+
+    def all(self) -> Batch:
+        """Return everything held, marked as `replayed`."""
+        return self._marked({name: column[: len(self)] for name, column in self.columns.items()})
+
+    @staticmethod
+    def _marked(tensors: dict[str, Tensor]) -> Batch:
+        y = tensors["y"]
+        return batch_of({**tensors, "replayed": torch.ones(len(y), dtype=torch.bool, device=y.device)})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples held."""
+        if not self.columns:
+            return 0
+        return sum(c[0].numel() * c.element_size() for c in self.columns.values()) * len(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values that restore the buffer and its random numbers."""
+        rng: Any = self._keys.bit_generator.state["state"]
+        return {
+            "columns": {name: column[: len(self)] for name, column in self.columns.items()},
+            "keys": torch.from_numpy(self.keys),
+            "labels": torch.from_numpy(self.labels),
+            "seen": self.seen,
+            "key_generator": [str(rng["state"]), str(rng["inc"])],
+            "draw_generator": self._draws.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what state_dict returned; the tensors are copied."""
+        self.columns = {}
+        for name, held in state["columns"].items():
+            self.columns[name] = held.new_zeros((self.capacity, *held.shape[1:]))
+            self.columns[name][: len(held)] = held
+        self.keys, self.labels = state["keys"].numpy().copy(), state["labels"].numpy().copy()
+        self.seen = state["seen"]
+        full: Any = self._keys.bit_generator.state
+        full["state"] = dict(zip(("state", "inc"), map(int, state["key_generator"]), strict=True))
+        self._keys.bit_generator.state = full
+        self._draws.set_state(state["draw_generator"])

@@ -1,0 +1,130 @@
+"""Continual-learning metrics: pure functions of the accuracy matrix R, shape [..., T+1, T].
+
+Row i holds the test accuracy on every task after learning the i-th task, row 0 that of the untrained model. Cells
+that were not evaluated are NaN. A metric whose cells are missing is NaN, never a mean over what happens to be there.
+While a run is going on, the metrics speak of the tasks learned so far.
+
+In the formulas below tasks count from 1, so R[i, j] is task j after task i.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NAMES = (
+    "average_accuracy",
+    "average_incremental_accuracy",
+    "learning_accuracy",
+    "backward_transfer",
+    "forward_transfer",
+    "forgetting",
+    "intransigence",
+    "worst_case_accuracy",
+    "held_out_change",
+)
+
+
+def matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Return rows with nulls as a float array with NaNs."""
+    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float64)
+
+
+def learned(R: np.ndarray) -> np.ndarray:
+    """Return R cut to the tasks learned so far: up to the last row that holds anything."""
+    R = np.asarray(R, dtype=np.float64)
+    if R.ndim < 2 or R.shape[-2] != R.shape[-1] + 1:
+        raise ValueError(f"the accuracy matrix must have shape [..., T+1, T], not {list(R.shape)}")
+    filled = np.flatnonzero(~np.isnan(R).all(axis=-1).reshape(-1, R.shape[-2]).all(axis=0))
+    k = int(filled[-1]) if len(filled) else 0
+    return R[..., : k + 1, :k]
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis; of nothing it is NaN."""
+    return values.mean(axis=-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)
+
+
+def _diagonal(R: np.ndarray) -> np.ndarray:
+    return np.diagonal(R[..., 1:, :], axis1=-2, axis2=-1)
+
+
+def average_accuracy(R: np.ndarray) -> np.ndarray:
+    """Return the mean over tasks of the last row: (1/T) sum_j R[T, j]."""
+    return _mean(learned(R)[..., -1, :])
+
+
+def average_incremental_accuracy(R: np.ndarray) -> np.ndarray:
+    """Return the mean over i of the mean accuracy on tasks 1..i after task i (Rebuffi et al. 2017, iCaRL)."""
+    R = learned(R)
+    rows = [R[..., i, :i].mean(axis=-1) for i in range(1, R.shape[-2])]
+    return _mean(np.stack(rows, axis=-1)) if rows else np.full(R.shape[:-2], np.nan)
+
+
+def learning_accuracy(R: np.ndarray) -> np.ndarray:
+    """Return the mean accuracy on each task right after learning it: (1/T) sum_j R[j, j] (Riemer et al. 2019)."""
+    return _mean(_diagonal(learned(R)))
+
+
+def backward_transfer(R: np.ndarray) -> np.ndarray:
+    """Return mean over j < T of R[T, j] - R[j, j] (Lopez-Paz & Ranzato 2017)."""
+    R = learned(R)
+    return _mean(R[..., -1, :-1] - _diagonal(R)[..., :-1])
+
+
+def forward_transfer(R: np.ndarray) -> np.ndarray:
+    """Return mean over i >= 2 of R[i-1, i] - R[0, i]: against the untrained model (Lopez-Paz & Ranzato 2017)."""
+    R = learned(R)
+    before = np.diagonal(R, axis1=-2, axis2=-1)  # rows count from 0 and columns from 1: this is R[i-1, i]
+    return _mean((before - R[..., 0, :])[..., 1:])
+
+
+def forgetting(R: np.ndarray) -> np.ndarray:
+    """Return mean over j < T of (max over j <= i < T of R[i, j]) - R[T, j] (Chaudhry et al. 2018)."""
+    R = learned(R)
+    T = R.shape[-1]
+    drops = [R[..., j + 1 : T, j].max(axis=-1) - R[..., T, j] for j in range(T - 1)]
+    return _mean(np.stack(drops, axis=-1)) if drops else np.full(R.shape[:-2], np.nan)
+
+
+def intransigence(R: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
+    """Return mean over j of a*_j - R[j, j] (Chaudhry et al. 2018); NaN without a reference.
+
+    reference [..., T]: accuracy on task j of a model trained on the data of tasks 1..j together: the diagonal of a
+    `cumulative` run. `frostline compare` fills this in when such a run is among those compared.
+    """
+    diagonal = _diagonal(learned(R))
+    if reference is None:
+        return np.full(diagonal.shape[:-1], np.nan)
+    return _mean(np.asarray(reference)[..., : diagonal.shape[-1]] - diagonal)
+
+
+def worst_case_accuracy(R: np.ndarray) -> np.ndarray:
+    """Return (1/T) R[T, T] + (1 - 1/T) mean over j < T of (min over i > j of R[i, j]) (De Lange et al. 2023).
+
+    The paper takes the minimum over every training step; here over the evaluations at the ends of the tasks.
+    """
+    R = learned(R)
+    T = R.shape[-1]
+    if T < 2:
+        return _mean(R[..., -1, :])
+    low = np.stack([R[..., j + 2 :, j].min(axis=-1) for j in range(T - 1)], axis=-1)
+    return R[..., T, T - 1] / T + (1 - 1 / T) * _mean(low)
+
+
+def held_out_change(suites: Sequence[Sequence[float | None]]) -> float:
+    """Return the mean accuracy on the held-out suites now minus before the first task; each is T+1 numbers, null to come."""
+    changes = []
+    for suite in suites:
+        known = [value for value in suite if value is not None]
+        changes.append(known[-1] - known[0] if len(known) > 1 else np.nan)
+    return float(np.mean(changes)) if changes else np.nan
+
+
+def all_metrics(
+    R: np.ndarray, reference: np.ndarray | None = None, held_out: Sequence[Sequence[float | None]] = ()
+) -> dict[str, float | None]:
+    """Return every metric of one run by its name, None where it is not defined."""
+    values = {name: globals()[name](R) for name in NAMES if name not in ("intransigence", "held_out_change")}
+    values["intransigence"] = intransigence(R, reference)
+    values["held_out_change"] = held_out_change(held_out)
+    return {name: None if np.isnan(values[name]) else float(values[name]) for name in NAMES}

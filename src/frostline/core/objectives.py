@@ -1,0 +1,125 @@
+"""What a stream asks of a model: the loss, what counts as right, and the unit that losses are in."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from frostline.core.checks import UsageError, in_range
+
+IGNORED = -100  # a label that does not count, as in torch.nn.functional.cross_entropy
+
+
+class Objective(ABC):
+    """Outputs and targets in, losses and hits out; the first dimension is the sample."""
+
+    unit: str
+
+    @abstractmethod
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the mean loss over all targets that count, a scalar."""
+
+    @abstractmethod
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the same for each of S models at once: [S, B, ...] in, [S] out."""
+
+    @abstractmethod
+    def nll(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return each sample's negative log-likelihood [B], summed over its targets."""
+
+    @abstractmethod
+    def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return which targets are right, bool, of y's shape; what does not count is wrong."""
+
+    @abstractmethod
+    def draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return targets as the model itself would draw them."""
+
+    def counted(self, y: Tensor) -> Tensor:
+        """Return which targets count, bool, of y's shape."""
+        return torch.ones_like(y, dtype=torch.bool)
+
+
+@dataclass(frozen=True)
+class Classification(Objective):
+    """Cross-entropy over the last dimension: one label a sample (logits [B, C], y [B]) or a token ([B, L, C], [B, L]).
+
+    Targets of -100 do not count. Losses are in nats.
+    """
+
+    unit: str = "nats"
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED)
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        each = self._each(logits, y).flatten(1)
+        if y.ndim == 2:  # one label a sample, and labels of samples always count
+            return each.mean(1)
+        return each.sum(1) / self.counted(y).flatten(1).sum(1)
+
+    def nll(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self._each(logits, y).flatten(1).sum(1) if y.ndim > 1 else self._each(logits, y)
+
+    def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        return logits.argmax(-1) == y
+
+    def draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        flat = logits.detach().flatten(0, -2).softmax(1).cpu()
+        drawn = torch.multinomial(flat, 1, generator=generator).view(logits.shape[:-1])
+        return drawn.to(logits.device)
+
+    def counted(self, y: Tensor) -> Tensor:
+        return y != IGNORED
+
+    def _each(self, logits: Tensor, y: Tensor) -> Tensor:
+        flat = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none", ignore_index=IGNORED)
+        return flat.view(y.shape)
+
+
+@dataclass(frozen=True)
+class Regression(Objective):
+    """Mean squared error; the likelihood is a normal one of variance 1/2, so that it is the squared error itself.
+
+    tolerance: how far from the target a prediction still counts as right, which is what the accuracy matrix shows.
+    """
+
+    tolerance: float = 0.5
+    unit: str = "squared error"
+
+    def __post_init__(self) -> None:
+        in_range("stream.tolerance", self.tolerance, 0, above=True)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self._errors(logits, y).mean()
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self._errors(logits, y).flatten(1).mean(1)
+
+    def nll(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self._errors(logits, y).flatten(1).sum(1)
+
+    def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (self._like(logits, y) - y).abs() <= self.tolerance
+
+    def draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        noise = torch.randn(logits.shape, generator=generator).to(logits.device)
+        drawn = logits.detach() + noise * 0.5**0.5
+        return drawn.squeeze(-1) if drawn.shape[-1] == 1 else drawn
+
+    def _errors(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (self._like(logits, y) - y).square()
+
+    @staticmethod
+    def _like(logits: Tensor, y: Tensor) -> Tensor:
+        if logits.ndim == y.ndim + 1 and logits.shape[-1] == 1:
+            logits = logits.squeeze(-1)  # without this, [B, 1] - [B] would be every pair's difference
+        if logits.shape != y.shape:
+            raise UsageError(f"Predictions of shape {list(logits.shape)} for targets of shape {list(y.shape)}.")
+        return logits
+
+
+classification = Classification()
+OBJECTIVES = {"classification": Classification, "regression": Regression}

@@ -1,0 +1,209 @@
+"""Scope: the model and the names of the parameters that this task may change."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.checks import UsageError, nearest
+
+POINTWISE = (
+    nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Hardswish, nn.Identity,
+)  # fmt: skip
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A model that is its stages one after another and then its head: all that is needed to cut it anywhere.
+
+    A stage takes what the one before it returned: a tensor, or a tuple of tensors whose first dimension is the sample.
+    """
+
+    @property
+    def head(self) -> Any:
+        """What makes logits [B, ...] of the last stage's output."""
+        ...
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the stages, shallow first."""
+        ...
+
+
+def run_stages(model: Staged, first: int, last: int, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what stages `first` to `last` make of a state, without gradients, as a tuple of tensors."""
+    with torch.no_grad():
+        for stage in model.stages()[first:last]:
+            state = stage(state)
+    return state if isinstance(state, tuple) else (state,)
+
+
+def layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the weighted layers in the order they were built: module name -> full names of its own parameters.
+
+    A parameter that several modules share belongs to the first.
+    """
+    found, known = {}, dict(model.named_parameters())
+    for name, module in model.named_modules():
+        own = tuple(full for p in module._parameters if (full := f"{name}.{p}" if name else p) in known)
+        if own:
+            found[name] = own
+    return found
+
+
+def blocks(model: nn.Module) -> list[frozenset[str]]:
+    """Return the parameter names of each block from shallow to deep, the head left out.
+
+    A model may say what its blocks are with `blocks() -> list of module names`; otherwise each layer is one.
+    """
+    names = model.blocks() if hasattr(model, "blocks") else list(layers(model))  # type: ignore[operator]
+    outside = head(model)
+    parameters = [n for n, _ in model.named_parameters() if n not in outside]
+    groups = [frozenset(p for p in parameters if p.startswith(f"{name}.")) for name in names]
+    return [group for group in groups if group]
+
+
+def head(model: nn.Module) -> frozenset[str]:
+    """Return the parameter names of the classifier: `model.head` where there is one, else the last layer."""
+    prefix = "head" if hasattr(model, "head") else list(layers(model))[-1]
+    return frozenset(n for n, _ in model.named_parameters() if n.startswith(f"{prefix}."))
+
+
+def everything(model: nn.Module) -> frozenset[str]:
+    """Return the names of all parameters."""
+    return frozenset(n for n, _ in model.named_parameters())
+
+
+@dataclass(frozen=True)
+class HiddenUnits:
+    """A layer of units with the layer that they feed, as module names: `layer`, its `activation`, what is `following`."""
+
+    layer: str
+    activation: str
+    following: str
+
+
+def hidden_units(model: nn.Module) -> list[HiddenUnits]:
+    """Return the hidden layers whose units can be told apart: a linear layer, a pointwise activation, a linear layer.
+
+    A model may say what they are with `hidden_units()`; otherwise they are found where modules stand in this order.
+    """
+    if hasattr(model, "hidden_units"):
+        return list(model.hidden_units())  # type: ignore[operator]
+    leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
+    leaves = [(n, m) for n, m in leaves if not isinstance(m, nn.Dropout | nn.Identity | nn.Flatten)]
+    triples = zip(leaves, leaves[1:], leaves[2:], strict=False)
+    return [
+        HiddenUnits(a, b, c)
+        for (a, first), (b, between), (c, last) in triples
+        if isinstance(first, nn.Linear) and isinstance(last, nn.Linear) and isinstance(between, POINTWISE)
+        and first.out_features == last.in_features
+    ]  # fmt: skip
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode for the block, then give every module its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+class Scope:
+    """What a strategy can train, and nothing else.
+
+    `parameters` maps the full names of the thawed parameters to the parameters themselves, in the model's order.
+    """
+
+    def __init__(self, model: nn.Module, names: frozenset[str]):
+        known = dict(model.named_parameters())
+        for name in names - known.keys():
+            raise UsageError(f"The model has no parameter {name!r}.{nearest(name, known)}")
+        self.model = model
+        self.names = names
+        self.parameters = {name: p for name, p in known.items() if name in names}
+
+    @property
+    def size(self) -> int:
+        """Number of trainable scalars."""
+        return sum(p.numel() for p in self.parameters.values())
+
+    def snapshot(self, known: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return `known` with copies of what may move from here on and is not in it: thawed parameters, running statistics.
+
+        Taken whenever something thaws, it grows to all that has moved since the first was taken, as it was then.
+        """
+        tensors: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
+        for name, module in self.model.named_modules():
+            if "running_mean" in module._buffers and module.training:
+                tensors |= {f"{name}.{n}" if name else n: b for n, b in module._buffers.items() if b is not None}
+        fresh = {name: t.clone() for name, t in tensors.items() if known is None or name not in known}
+        return {**(known or {}), **fresh}
+
+    @contextmanager
+    def thawed(self) -> Iterator["Scope"]:
+        """Freeze everything else for the block: no gradient, and frozen batch-norm statistics stand still.
+
+        Gradients are switched off before any forward pass, since switched off after it they save nothing.
+        """
+        flags = [(p, p.requires_grad) for p in self.model.parameters()]
+        with evaluating(self.model):
+            for name, p in self.model.named_parameters():
+                p.requires_grad_(name in self.names)
+                p.grad = None
+            self.model.train()
+            for module in _frozen_norms(self.model):
+                module.eval()
+            try:
+                yield self
+            finally:
+                for p, flag in flags:
+                    p.requires_grad_(flag)
+                    p.grad = None
+
+
+@contextmanager
+def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the model hold other values in the parameters and buffers named, for the block; shapes stay."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    kept = {name: own[name].data for name in tensors}
+    for name, value in tensors.items():
+        own[name].data = value.to(kept[name].device, kept[name].dtype)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            own[name].data = value
+
+
+@contextmanager
+def with_head(model: nn.Module, head: nn.Module) -> Iterator[None]:
+    """Let another module make the logits of what `model.head` is given, for the block."""
+    own = model.head
+    model.head = head
+    try:
+        yield
+    finally:
+        model.head = own
+
+
+def _frozen_norms(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules whose running statistics must not move: none of their parameters is thawed.
+
+    A norm without parameters of its own follows the nearest module around it that has some.
+    """
+    for name, module in model.named_modules():
+        if "running_mean" not in module._buffers:
+            continue
+        owner = module
+        while name and not any(True for _ in owner.parameters()):
+            name = name.rpartition(".")[0]
+            owner = model.get_submodule(name)
+        if not any(p.requires_grad for p in owner.parameters()):
+            yield module

@@ -1,0 +1,210 @@
+"""Where samples live: as tensors on the training device, or behind a DataLoader."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from frostline.core.types import Batch, Source
+
+PLACES = 40  # bits of a sample's id that say which row it is; those above them say of which task
+
+
+def ids(task: Tensor | int, rows: Tensor) -> Tensor:
+    """Return the ids of a task's rows, int64 [n]: unique in a stream whatever the tasks' data are."""
+    return rows + (torch.as_tensor(task, dtype=torch.int64) << PLACES)
+
+
+class TensorSource:
+    """Samples of one task in a tensor that tasks may share; a batch is an index slice.
+
+    x [N, ...] holds the samples, rows [n] are this task's, y [n, ...] their targets within the stream, task its
+    number, or each row's, [n]. `transform` makes a batch what this task sees (a permutation of the pixels, a rotation).
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        rows: Tensor,
+        task: int | Tensor,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.x = x
+        self.rows = rows.cpu()
+        self.labels = y.cpu()
+        self.transform = transform
+        self.task = torch.full((len(rows),), task) if isinstance(task, int) else task
+        self._ids = ids(self.task, self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        label = self.labels[0].numel() * self.labels.element_size() if len(self) else 0
+        return len(self) * (self.x[0].numel() * self.x.element_size() + label)
+
+    def shares_samples(self, other: object) -> TypeGuard["TensorSource"]:
+        """Tell whether another source's samples are rows of the same tensor, as they are."""
+        return (
+            isinstance(other, TensorSource)
+            and self.x.data_ptr() == other.x.data_ptr()
+            and self.x.shape == other.x.shape
+            and self.transform is other.transform is None
+        )
+
+    def equals(self, other: object) -> bool:
+        """Tell whether another source is the same samples with the same labels in the same order, as they are."""
+        return (
+            self.shares_samples(other) and torch.equal(self.rows, other.rows) and torch.equal(self.labels, other.labels)
+        )
+
+    def fetch(self, index: Tensor) -> Tensor:
+        """Return the samples with these ids, of any task that shares them."""
+        return self.x.index_select(0, index & ((1 << PLACES) - 1))
+
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield index slices; the order goes to the device once."""
+        chosen = slice(start * size, None) if order is None else order[start * size :]
+        columns = [c[chosen].to(self.x.device) for c in (self.rows, self.labels, self.task, self._ids)]
+        if not len(columns[0]):
+            return
+        for row, y, task, index in zip(*(column.split(size) for column in columns), strict=True):  # cut once an epoch
+            x = self.x.index_select(0, row) if samples else self.x.new_empty((len(y), 0))
+            x = self.transform(x) if samples and self.transform is not None else x
+            yield Batch(x, y, task, index)
+
+
+class MemorySource:
+    """What a method keeps, as data to learn from: the samples of a batch with their columns and their own ids."""
+
+    def __init__(self, batch: Batch):
+        self.batch = batch
+        self.labels = batch.y.cpu()
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.batch.tensors().values())
+
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield rows of the batch."""
+        order = torch.arange(len(self)) if order is None else order
+        for rows in order[start * size :].to(self.batch.y.device).split(size):
+            if len(rows):
+                part = self.batch.rows(rows)
+                yield part if samples else replace(part, x=part.x.new_empty((len(part), 0)))
+
+
+class LoaderSource:
+    """Samples of one task that do not fit in memory: read, decoded and batched by DataLoader workers.
+
+    dataset: any map-style Dataset of (x tensor, label); rows [n] are this task's, y [n] their labels within the stream.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        y: Tensor,
+        rows: Tensor,
+        task: int,
+        *,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        sample_bytes: int = 0,
+    ):
+        self.dataset = dataset
+        self.labels = y.cpu()
+        self.rows = rows.cpu()
+        self.task = task
+        self.device = torch.device(device)
+        self.workers = workers
+        self.sample_bytes = sample_bytes
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self) * (self.sample_bytes + 8)
+
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield the same batches as TensorSource would; the labels and ids never leave this process."""
+        order = torch.arange(len(self)) if order is None else order
+        parts = list(order[start * size :].split(size)) if len(order) > start * size else []
+        read: Any = (
+            [torch.empty((len(part), 0)) for part in parts]
+            if not samples
+            else DataLoader(
+                self.dataset,
+                batch_sampler=[self.rows[part].tolist() for part in parts],
+                num_workers=self.workers,
+                collate_fn=_stack,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+        for part, x in zip(parts, read, strict=True):
+            task = torch.full((len(part),), self.task)
+            yield Batch(x, self.labels[part], task, ids(self.task, self.rows[part])).to(self.device)
+
+
+def _stack(samples: Sequence[tuple[Tensor, Any]]) -> Tensor:
+    return torch.stack([x for x, _ in samples])
+
+
+def joined(sources: Sequence[Source]) -> Source:
+    """Return several sources as one."""
+    parts = [s for s in sources if isinstance(s, TensorSource)]
+    if len(parts) < len(sources) or not all(parts[0].shares_samples(s) for s in parts):
+        return Joined(sources)
+    labels, rows, tasks = (torch.cat([getattr(s, of) for s in parts]) for of in ("labels", "rows", "task"))
+    return TensorSource(parts[0].x, labels, rows, tasks)
+
+
+class Joined:
+    """Several sources of any kind as one."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = list(sources)
+        self._starts = torch.tensor([0] + [len(s) for s in sources]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(s.nbytes for s in self.sources)
+
+    @property
+    def labels(self) -> Tensor:
+        return torch.cat([s.labels for s in self.sources])
+
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield mixed batches: each asks every source for its share, so no source is walked twice."""
+        order = torch.arange(len(self)) if order is None else order
+        owner = torch.bucketize(order, self._starts[1:], right=True)
+        chunks = range(start * size, len(order), size)
+        for position in chunks:
+            part = slice(position, position + size)
+            pieces = []
+            for number in owner[part].unique().tolist():
+                mine = order[part][owner[part] == number] - self._starts[number]
+                pieces += list(self.sources[number].batches(len(mine), mine, samples=samples))
+            batch = pieces[0]
+            for piece in pieces[1:]:
+                batch = batch.cat(piece)
+            yield batch

@@ -1,0 +1,1 @@
+"""The loop, one step of it, and what a run is made of."""

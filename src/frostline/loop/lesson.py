@@ -1,0 +1,108 @@
+"""Lesson: one run learning one part of a task, and how far it is."""
+
+from collections.abc import Iterator
+
+import torch
+
+from frostline.core.checks import UsageError
+from frostline.core.rng import generator
+from frostline.core.scope import Scope
+from frostline.core.types import Batch, Task
+from frostline.loop.backend import Entrance
+from frostline.loop.pricing import price_full, task_costs
+from frostline.loop.run import Run
+from frostline.selectors.base import Change
+
+
+class Lesson:
+    """What a run needs while it learns a part of a task: where its steps are counted, its losses, its entrance."""
+
+    def __init__(self, run: Run, task: Task):
+        self.run, self.task = run, task
+        self.epochs = run.settings.epochs if task.epochs is None else task.epochs
+        self.steps = -(-len(task.train) // run.settings.batch_size)  # of an epoch
+        self.total = min(self.steps * self.epochs, run.settings.max_steps or self.steps * self.epochs)
+        self.losses = torch.zeros(self.total, device=run.device)
+        self.fresh = run.progress.change is None  # not one that a checkpoint was taken in the middle of
+        self.first = self.fresh and run.progress.part == 0
+        self.entrance: Entrance
+        self.closed = not self.total  # every step taken, and the bill of the last stretch made out
+
+    @property
+    def done(self) -> bool:
+        """Whether every step was taken."""
+        return self.run.progress.step == self.total
+
+    @property
+    def change(self) -> Change:
+        """What trains now."""
+        assert self.run.progress.change is not None
+        return self.run.progress.change
+
+    @property
+    def epochs_left(self) -> float:
+        """Passes over the data that are to come."""
+        return (self.total - self.run.progress.step) / self.steps
+
+    def scope(self) -> Scope:
+        """Return what trains now."""
+        return Scope(self.run.model, self.change.names)
+
+    def select(self) -> None:
+        """Let the selector choose, where the part begins."""
+        run, task, progress = self.run, self.task, self.run.progress
+        if progress.change is not None or not self.total:
+            return
+        with run.meter.phase("select", task.index, count=True) as row:
+            names = run.selector(run.model, task, task_costs(run, task))
+            if not names:
+                raise UsageError(
+                    f"{type(run.selector).__name__} chose no parameters at all: there is nothing to train."
+                )
+            progress.thawed = sorted(names)
+            progress.change = run.selector.during(run.model, task, names, 0, self.total)
+            row.trainable_parameters = self.scope().size
+
+    def next_change(self) -> Change:
+        """Ask the selector again, in the middle of the task."""
+        run, progress = self.run, self.run.progress
+        return run.selector.during(run.model, self.task, frozenset(progress.thawed or ()), progress.step, self.total)
+
+    def batches(self, samples: bool) -> Iterator[Batch]:
+        """Yield batches from where the run stands: each epoch in an order that (seed, task, epoch) decides."""
+        run, train, size = self.run, self.task.train, self.run.settings.batch_size
+        epoch, first = divmod(run.progress.step, self.steps)
+        left = self.total - run.progress.step
+        part = [run.progress.part] if run.progress.part else []
+        for number in range(epoch, self.epochs):
+            order = torch.randperm(len(train), generator=generator(run.seed, "order", self.task.index, number, *part))
+            start = first if number == epoch else 0
+            for batch in train.batches(size, order, start, samples=samples):
+                if not left:
+                    return
+                left -= 1
+                yield batch
+
+    def end_part(self) -> None:
+        """Let the strategy change what must change when the part is over."""
+        run = self.run
+        run.backend.leave(self)
+        price_full(run, self.task)
+        if run.strategy.uses("after_part"):
+            with self._trained().thawed() as scope, run.meter.phase("consolidate", self.task.index, count=True):
+                run.strategy.after_part(scope, self.task, run.progress.part)
+        run.progress.begin_part(run.progress.task, run.progress.part + 1)
+
+    def consolidate(self) -> None:
+        """Let the strategy remember what must not be lost."""
+        run = self.run
+        with self._trained().thawed() as scope, run.meter.phase("consolidate", self.task.index, count=True) as row:
+            run.strategy.after_task(scope, self.task)
+            row.stored_bytes = run.strategy.stored_bytes()
+
+    def _trained(self) -> Scope:
+        return Scope(self.run.model, frozenset(self.run.progress.trained))
+
+    def stored_bytes(self) -> int:
+        """Return the bytes that the method keeps at this moment."""
+        return self.run.strategy.stored_bytes() + self.run.selector.stored_bytes() + self.entrance.nbytes

@@ -1,0 +1,151 @@
+"""The plain way: every batch goes through the whole model, every run takes its steps and is evaluated alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from frostline.core.scope import Scope, evaluating
+from frostline.core.step import Step, Weights
+from frostline.core.types import Batch, Task
+from frostline.loop.backend import Entrance
+from frostline.loop.evaluation import evaluate_alone
+from frostline.loop.lesson import Lesson
+from frostline.loop.optimizing import open_optimizer, set_rates
+from frostline.loop.run import Run
+from frostline.streams.augmentation import Augmentation
+
+
+class Whole:
+    """The whole model, and random images where trainer.augment asks for them."""
+
+    line = 0
+    nbytes = 0
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.augment = Augmentation(run.settings.augment)
+
+    def view(self, batch: Batch) -> Batch:
+        """Return the batch with its images drawn."""
+        return replace(batch, x=self.augment(batch.x)) if self.augment else batch
+
+    def logits(self, batch: Batch, weights: Weights | None = None) -> Tensor:
+        """Return raw logits."""
+        model = self.run.model
+        with self.run.casting():
+            raw = model(batch.x) if weights is None else functional_call(model, dict(weights), (batch.x,))
+            return raw.float()
+
+    def teach(self, batch: Batch, weights: Weights) -> Tensor:
+        """Return raw logits in eval mode."""
+        with evaluating(self.run.model):
+            return self.logits(batch, weights)
+
+    def check(self) -> None:
+        """Nothing can have gone wrong unseen."""
+
+
+class Alone:
+    """The steps of one lesson; `compiled` takes the place of the entrance's forward pass, where there is such a one."""
+
+    def __init__(
+        self, lesson: Lesson, scope: Scope, optimizer: torch.optim.Optimizer | None = None, compiled: Any = None
+    ):
+        self.lesson, self.scope, self.optimizer = lesson, scope, optimizer
+        self.lessons = [lesson]
+        self.entrance = lesson.entrance
+        self.call = compiled or self.entrance.logits
+        self.steps = [Step(scope, lesson.task, lesson.total, self)]
+        self.losses = lesson.losses.unsqueeze(1)
+
+    @property
+    def wants_samples(self) -> bool:
+        return not self.entrance.line or self.lesson.run.strategy.reads_samples()
+
+    def complete(self, batch: Batch) -> Batch:
+        return batch
+
+    def view(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        return [self.entrance.view(batch) for batch in batches]
+
+    def forward(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
+        return [self.call(batch) for batch in batches]
+
+    def mask(self, batches: Sequence[Batch], raws: Any) -> Sequence[Tensor]:
+        return [step.mask(batch, raw) for step, batch, raw in zip(self.steps, batches, raws, strict=True)]
+
+    def logits(self, batch: Batch, weights: Weights | None = None) -> Tensor:
+        return self.entrance.logits(batch, weights)
+
+    def teach(self, batch: Batch, weights: Weights) -> Tensor:
+        return self.entrance.teach(batch, weights)
+
+    def state(self, name: str) -> dict[str, Any]:
+        return {} if self.optimizer is None else self.optimizer.state[self.scope.parameters[name]]
+
+    def backward(self, losses: Sequence[Tensor] | Tensor) -> None:
+        for p in self.scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer
+            p.grad = None
+        losses[0].backward()
+
+    def gradients(self, place: int) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in self.scope.parameters.items() if p.grad is not None}
+
+    def replace_gradients(self, place: int, old: dict[str, Tensor], new: dict[str, Tensor]) -> None:
+        for name, g in new.items():
+            self.scope.parameters[name].grad = g
+
+    def update(self) -> None:
+        assert self.optimizer is not None
+        self.optimizer.step()
+
+    def set_rates(self) -> None:
+        assert self.optimizer is not None
+        self.steps[0].rate = set_rates(self.optimizer, self.lesson, self.scope.parameters)
+
+    def settle(self) -> None:
+        """Nothing: the optimizer is the run's own."""
+
+    def close(self) -> None:
+        self.entrance.check()
+
+
+class Plain:
+    """No shortcut: what every other backend is held against."""
+
+    def __init__(self) -> None:
+        self.notes: list[dict[str, Any]] = []
+
+    def alike(self, lesson: Lesson) -> object:
+        return lesson
+
+    def enter(self, lesson: Lesson, scope: Scope) -> Entrance:
+        return Whole(lesson.run)
+
+    def get_ready(self, lesson: Lesson, scope: Scope) -> None:
+        """Nothing to do."""
+
+    def engine(self, lessons: Sequence[Lesson], scopes: Sequence[Scope]) -> Alone:
+        (lesson,), (scope,) = lessons, scopes
+        return Alone(lesson, scope, open_optimizer(lesson, scope))
+
+    def leave(self, lesson: Lesson) -> None:
+        """Nothing was kept."""
+
+    def evaluate(self, runs: Sequence[Run], moment: int | None) -> None:
+        for run in runs:
+            with run.drawing():
+                evaluate_alone(run, moment)
+
+    def reuse(self, run: Run, task: Task) -> float:
+        return 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""

@@ -1,0 +1,119 @@
+"""What a training step costs: counted once for each shape of work, outside the bill."""
+
+import copy
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from frostline.core.scope import Scope, everything
+from frostline.core.types import Batch, Task
+from frostline.costs import Reference, StepCosts, TaskCosts
+from frostline.costs.flops import count_flops
+from frostline.loop.run import Run
+from frostline.loop.stepping import take_step
+
+
+def step_kind(run: Run, batch: Batch) -> tuple[Hashable, ...]:
+    """Return what decides the shape of a step within a scope: the incoming batch's size, and what the strategy adds."""
+    return (len(batch), run.strategy.work(len(batch)))
+
+
+@contextmanager
+def traceless(run: Run, scope: Scope) -> Iterator[None]:
+    """Put back what a step without an update goes through: the strategy, the norms, the random numbers, the gradients."""
+    strategy = copy.deepcopy(run.strategy.state_dict())
+    buffers = {name: b.clone() for name, b in run.model.named_buffers()}
+    try:
+        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+            yield
+    finally:  # also where the step failed: a run may go on without what was tried
+        run.strategy.load_state_dict(strategy)
+        with torch.no_grad():
+            for name, b in run.model.named_buffers():
+                b.copy_(buffers[name])
+        for p in scope.parameters.values():
+            p.grad = None
+
+
+class StepCounter:
+    """The operations of a lesson's step, counted once for each distinct shape of work of a scope.
+
+    The probe is a step that leaves no trace, taken by an `engine` of this lesson alone.
+    """
+
+    def __init__(self, lesson: Any, scope: Scope, engine: Any):
+        self.lesson, self.run, self.scope, self.engine = lesson, lesson.run, scope, engine
+        self.place = (lesson.task.index, self.run.progress.part, scope.names, lesson.entrance.line, self.run.shape)
+        self.known: dict[tuple, tuple[int, int]] = {}
+
+    def __call__(self, batch: Batch) -> int:
+        """Return the operations of the step on this batch, before it is taken; note how many samples it sees."""
+        flops, seen = self.known_for(batch)
+        counts = self.run.progress.seen
+        counts[self.place[-1]] = counts.get(self.place[-1], 0) + seen
+        return flops
+
+    def known_for(self, batch: Batch) -> tuple[int, int]:
+        """Return the operations of the step and the samples that it sees."""
+        kind = step_kind(self.run, batch)
+        if kind not in self.known:
+            self.learn(batch)
+        return self.known[kind]
+
+    def knows(self, batch: Batch) -> bool:
+        """Tell whether a step like this one was counted."""
+        return step_kind(self.run, batch) in self.known
+
+    def learn(self, batch: Batch) -> None:
+        """Count the step, off the bill."""
+        kind = step_kind(self.run, batch)
+        with self.run.meter.paused():
+            key = (*self.place, *kind)
+            if key not in self.run.step_flops:  # a scope may come again within the task
+                self.run.step_flops[key] = self._probe(batch)
+            self._measure_reference(batch)
+            self.known[kind] = self.run.step_flops[key]
+
+    def _probe(self, batch: Batch) -> tuple[int, int]:
+        seen = 0
+
+        def work() -> None:
+            nonlocal seen
+            seen = take_step(self.engine, [batch], update=False)[1][0]
+
+        with traceless(self.run, self.scope):
+            flops = count_flops(work)
+        return flops, seen
+
+    def _measure_reference(self, batch: Batch) -> None:
+        """Time plain full fine-tuning once a shape of the model, at the first task that is not itself trained in full."""
+        run, task = self.run, self.lesson.task
+        partially = self.scope.names != everything(run.model)
+        repeats = run.reference_steps if partially else 0
+        known = run.progress.references.setdefault(run.shape, Reference())
+        if repeats and known.seconds_per_sample is None:
+            if not batch.x.numel():  # a cached step: its samples were not read
+                batch = next(iter(task.train.batches(len(batch))))
+            run.progress.references[run.shape] = known.measure(
+                run.model, task, batch, run.optimizer, repeats=repeats, casting=run.casting
+            )
+
+
+def price_full(run: Run, task: Task) -> None:
+    """Count a step of plain full fine-tuning, once a shape of the model: after a task, so that training begins at once."""
+    known = run.progress.references.setdefault(run.shape, Reference())
+    if known.flops_per_sample is None:
+        batch = next(iter(task.train.batches(run.settings.batch_size)))
+        run.progress.references[run.shape] = known.count(run.model, batch.x)
+
+
+def task_costs(run: Run, task: Task) -> TaskCosts:
+    """Return what learning the task would cost, priced on a full batch when somebody asks."""
+
+    def trace() -> StepCosts:
+        batch = next(iter(task.train.batches(run.settings.batch_size)))
+        return StepCosts.trace(run.model, batch.x)
+
+    return TaskCosts(trace, run.settings.epochs, len(task.train), run.backend.reuse(run, task))

@@ -1,0 +1,244 @@
+"""Run: what a run is made of, how far it has come, and who watches it."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.checks import UsageError
+from frostline.core.tensors import to_device
+from frostline.core.types import TaskStream
+from frostline.costs import CostMeter, Reference
+from frostline.loop.backend import Backend
+from frostline.loop.precision import casting
+from frostline.loop.schedules import Constant, Schedule
+from frostline.loop.settings import TrainerConfig
+from frostline.selectors.base import Change, Selector
+from frostline.strategies.base import Strategy
+from frostline.streams.augmentation import Augmentation
+
+Row = list[float | None]
+
+
+class Diverged(UsageError):
+    """The loss is no longer a finite number, in the run of this folder."""
+
+    def __init__(self, message: str, folder: Path | None = None):
+        super().__init__(message)
+        self.folder = folder
+
+
+@dataclass
+class Moment:
+    """Where the loop is, for whoever watches."""
+
+    task: int
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    samples_per_second: float
+    done: float  # share of the task
+
+
+class Observer:
+    """Somebody who watches a run; every method may stay as it is."""
+
+    def started(self, run: "Run") -> None:
+        """The run begins or goes on."""
+
+    def progress(self, run: "Run", moment: Moment) -> None:
+        """Called about twice a second while training."""
+
+    def task_done(self, run: "Run", index: int) -> None:
+        """Task `index` is learned and evaluated."""
+
+    def finished(self, content: dict[str, Any], folder: Path) -> None:
+        """The run is complete; `content` is that of result.json, and the figures are in folder/figures."""
+
+    def close(self) -> None:
+        """The run is over, well or not."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come: plain values, which a checkpoint holds as they are.
+
+    prepared: tasks that the strategy has prepared the model for. task, part, step: where it is, the step of the open part
+    over all its epochs. thawed: what the selector chose when the part began. change: what trains now. trained: all that
+    trained in the open task. seen: samples of all training steps so far, by the shape of the model. references: what full
+    fine-tuning takes for one of them, likewise. state_bytes: gradients and optimizer state, a task each.
+    optimizer_memory: the optimizer's state of parameters that are not in it now.
+    """
+
+    prepared: int = 0
+    task: int = 0
+    part: int = 0
+    step: int = 0
+    thawed: list[str] | None = None
+    change: Change | None = None
+    trained: list[str] = field(default_factory=list)
+    accuracy: list[Row] = field(default_factory=list)
+    loss: list[Row] = field(default_factory=list)
+    held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    references: dict[str, Reference] = field(default_factory=dict)
+    state_bytes: list[dict[str, int]] = field(default_factory=list)
+    optimizer_memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as tensors and plain values."""
+        change = self.change
+        return {
+            **vars(self),
+            "change": None if change is None else [sorted(change.names), dict(change.rates), change.until],
+            "references": {shape: asdict(reference) for shape, reference in self.references.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        """Return what state_dict described."""
+        change = state["change"]
+        return cls(
+            **{
+                **state,
+                "change": None if change is None else Change(frozenset(change[0]), change[1], change[2]),
+                "references": {shape: Reference(**values) for shape, values in state["references"].items()},
+            }
+        )
+
+    def begin_part(self, task: int, part: int = 0) -> None:
+        """Stand before the first step of a part of a task."""
+        if task != self.task:
+            self.trained = []
+        self.task, self.part, self.step, self.thawed, self.change = task, part, 0, None, None
+
+    @property
+    def full_flops(self) -> float:
+        """What full fine-tuning of the same batches would have taken so far, in operations."""
+        prices = {shape: reference.flops_per_sample or 0.0 for shape, reference in self.references.items()}
+        return sum(count * prices.get(shape, 0.0) for shape, count in self.seen.items())
+
+    @property
+    def reference_seconds(self) -> float | None:
+        """What full fine-tuning takes for a sample, where it was timed; the mean over the shapes of a model that grew."""
+        timed = {
+            shape: reference.seconds_per_sample
+            for shape, reference in self.references.items()
+            if reference.seconds_per_sample is not None
+        }
+        seen = sum(self.seen.get(shape, 0) for shape in timed)
+        if not seen:
+            return next(iter(timed.values()), None)
+        return sum(seconds * self.seen.get(shape, 0) for shape, seconds in timed.items()) / seen
+
+
+@dataclass
+class Run:
+    """What a run is made of (fixed), its progress (what a checkpoint holds), and what it has at hand meanwhile.
+
+    folder: its own; None: results stay in memory, and what does not fit there goes to a temporary file.
+    """
+
+    model: nn.Module
+    stream: TaskStream
+    strategy: Strategy
+    selector: Selector
+    optimizer: Callable[..., torch.optim.Optimizer]
+    meter: CostMeter
+    settings: TrainerConfig
+    backend: Backend
+    seed: int = 0
+    schedule: Schedule = field(default_factory=Constant)
+    reference_steps: int = 3
+    save: Callable[[dict[str, Any]], None] | None = None
+    observers: Sequence[Observer] = ()
+    folder: Path | None = None
+
+    progress: Progress = field(default_factory=Progress)
+
+    open_optimizer: torch.optim.Optimizer | None = None
+    resumed_optimizer: dict[str, Any] | None = None
+    step_flops: dict[tuple, tuple[int, int]] = field(default_factory=dict)
+    evaluation_flops: dict[tuple, int] = field(default_factory=dict)
+    draws: list[Tensor] | None = None  # this run's random state, CPU and GPU, where other runs use the generators too
+    _drawing: bool = False
+
+    def __post_init__(self) -> None:
+        self.settings.check()
+        Augmentation(self.settings.augment)  # refuses what it does not know
+
+    def keep_draws(self) -> None:
+        """Make the present state of torch's generators this run's own."""
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        self.draws = [torch.get_rng_state(), *cuda]
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Let torch's generators go on from where this run left them, where several runs share them."""
+        if self.draws is None or self._drawing:
+            yield
+            return
+        torch.set_rng_state(self.draws[0])
+        if len(self.draws) > 1:
+            torch.cuda.set_rng_state(self.draws[1], self.device)
+        self._drawing = True
+        try:
+            yield
+        finally:
+            self._drawing = False
+            self.keep_draws()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def eval_batch_size(self) -> int:
+        """How many samples are evaluated at once: what fits a CPU's caches unless trainer.eval_batch_size says otherwise."""
+        return self.settings.eval_batch_size or (128 if self.device.type == "cpu" else 1024)
+
+    @property
+    def shape(self) -> str:
+        """The shapes of all that the model holds, as one word: what prices hold for, since a model may grow."""
+        shapes = repr([(name, tuple(t.shape)) for name, t in self.model.state_dict().items()])
+        return hashlib.blake2b(shapes.encode(), digest_size=8).hexdigest()
+
+    def casting(self) -> AbstractContextManager:
+        """Return what this run's forward passes run in."""
+        return casting(self.settings.precision, self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the rest of the run depends on."""
+        return {
+            "progress": self.progress.state_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": None if self.open_optimizer is None else self.open_optimizer.state_dict(),
+            "strategy": self.strategy.state_dict(),
+            "selector": self.selector.state_dict(),
+            "meter": self.meter.state_dict(),
+            "backend": self.backend.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.progress = Progress.from_state(state["progress"])
+        for index in range(self.progress.prepared):
+            self.strategy.prepare(self.model, index)
+        self.model.load_state_dict(state["model"])
+        self.resumed_optimizer = state["optimizer"]
+        self.strategy.load_state_dict(to_device(state["strategy"], self.device))
+        self.selector.load_state_dict(to_device(state["selector"], self.device))
+        self.meter.load_state_dict(state["meter"])
+        self.backend.load_state_dict(state["backend"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)

@@ -1,0 +1,60 @@
+"""How to train: the section `trainer`, for the schema of the command line and for the loop alike. Imports no torch."""
+
+from dataclasses import dataclass, field
+
+from frostline.core.checks import UsageError, in_range, one_of
+
+AUTO = ("auto", "on", "off")
+CHOICES = {
+    "channels_last": AUTO,
+    "kernels": AUTO,
+    "fused": AUTO,
+    "prefix_cache": AUTO,
+    "compile": (*AUTO, "reduce-overhead"),
+    "precision": ("float32", "tf32", "bfloat16"),
+    "prefix_cache_dtype": ("float32", "bfloat16", "float16"),
+    "optimizer_state": ("reset", "keep"),
+    "evaluate_on": ("test", "validation"),
+}
+
+
+@dataclass
+class TrainerConfig:
+    """How to train; conf/trainer/default.yaml says what each is."""
+
+    epochs: int = 5
+    batch_size: int = 64
+    max_steps: int | None = None
+    seeds: list[int] | None = None
+    eval_batch_size: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    channels_last: str = "auto"
+    kernels: str = "auto"
+    compile: str = "auto"
+    precision: str = "float32"
+    fused: str = "auto"
+    optimizer_state: str = "reset"
+    evaluate_on: str = "test"
+    checkpoint_every_s: float = 60.0
+    augment: list[str] = field(default_factory=list)
+    prefix_cache: str = "auto"
+    prefix_cache_gib: float = 2.0
+    prefix_cache_dtype: str = "float32"
+    prefix_cache_views: int = 0
+
+    def check(self) -> None:
+        """Raise UsageError for a value that cannot be."""
+        for name in ("epochs", "batch_size", "max_steps", "eval_batch_size", "threads"):
+            in_range(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
+            in_range(f"trainer.{name}", getattr(self, name), 0)
+        for name, choices in CHOICES.items():
+            one_of(f"trainer.{name}", getattr(self, name), choices)
+        if self.seeds is not None:
+            for seed in self.seeds:
+                in_range("trainer.seeds", seed, 0)
+            if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+                raise UsageError(
+                    f"trainer.seeds={list(self.seeds)}: expected different seeds, such as trainer.seeds=[0,1,2,3]."
+                )

@@ -1,0 +1,65 @@
+"""One training step, of one lesson or of several at once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from frostline.core.types import Batch
+from frostline.loop.backend import Engine
+from frostline.strategies.base import Strategy
+
+
+def take_step(engine: Engine, batches: Sequence[Batch], *, update: bool = True) -> tuple[Tensor, list[int]]:
+    """Take a step of every lesson; return the losses, still on the device, and how many samples each lesson saw.
+
+    Each strategy sees its own batch, logits and gradients, as if it were alone. update: false for a probe, which moves
+    nothing.
+    """
+    steps, strategies = engine.steps, [lesson.run.strategy for lesson in engine.lessons]
+    for step, batch in zip(steps, batches, strict=True):
+        step.incoming = batch
+    each = zip(strategies, steps, batches, strict=True)
+    mixed = engine.view([strategy.augment(step, batch) for strategy, step, batch in each])
+    losses = _losses(engine, strategies, mixed, engine.forward(mixed))
+    engine.backward(losses)
+    for place, (lesson, step, batch) in enumerate(zip(engine.lessons, steps, mixed, strict=True)):
+        strategy, observes = lesson.run.strategy, update and lesson.run.selector.observes
+        if observes or strategy.uses("project"):
+            grads = engine.gradients(place)
+            kept = strategy.project(step, batch, dict(grads))
+            engine.replace_gradients(place, grads, kept)
+            if observes:
+                lesson.run.selector.observe(kept)
+    if update:
+        engine.update()
+    for place, (strategy, step, batch) in enumerate(zip(strategies, steps, mixed, strict=True)):
+        if strategy.uses("after_step"):
+            strategy.after_step(step, batch, engine.gradients(place))
+    found = losses.detach() if isinstance(losses, Tensor) else losses[0].detach()
+    return found, [len(batch) for batch in mixed]
+
+
+def _losses(
+    engine: Engine, strategies: Sequence[Strategy], batches: Sequence[Batch], raws: Sequence[Tensor] | Tensor
+) -> Sequence[Tensor] | Tensor:
+    """Return each lesson's loss: a list of one, or [S]."""
+    for step, raw in zip(engine.steps, raws, strict=True):
+        step.raw = raw
+    logits = engine.mask(batches, raws)
+    each = list(zip(strategies, engine.steps, batches, logits, strict=True))
+    if isinstance(logits, Tensor) and not any(s.uses("criterion") for s in strategies):
+        losses = engine.steps[0].task.objective.losses(logits, torch.stack([batch.y for batch in batches]))
+    else:
+        losses = _joined([strategy.criterion(step, batch, z) for strategy, step, batch, z in each])
+    if not any(s.uses("penalty") for s in strategies):
+        return losses
+    penalties = _joined([strategy.penalty(step, batch, z) for strategy, step, batch, z in each])
+    if isinstance(losses, Tensor) and isinstance(penalties, Tensor):
+        return losses + penalties
+    return [losses[0] + penalties[0]]
+
+
+def _joined(losses: list[Tensor]) -> list[Tensor] | Tensor:
+    """Return the losses of several lessons as one tensor, that of a single one as it is."""
+    return torch.stack(losses) if len(losses) > 1 else losses

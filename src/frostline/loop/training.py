@@ -1,0 +1,197 @@
+"""The loop: tasks, their parts, stretches, steps; what is chosen, trained, remembered, evaluated and saved, in that order.
+
+Several runs that differ in their seed are learned together (trainer.seeds): each does all of this for itself, but for the
+steps of a stretch in which they train the same parts and for evaluations, which their backend may do in one pass.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from frostline.core.scope import Scope
+from frostline.costs import all_paused
+from frostline.loop.backend import Engine
+from frostline.loop.evaluation import record_nothing
+from frostline.loop.lesson import Lesson
+from frostline.loop.optimizing import close_optimizer, rates_change
+from frostline.loop.plain import Alone
+from frostline.loop.pricing import StepCounter
+from frostline.loop.run import Run
+from frostline.loop.stepping import take_step
+from frostline.loop.watching import Lookout
+
+
+def run_stream(*runs: Run) -> None:
+    """Learn every task from where the runs stand to the end of their streams."""
+    for run in runs:
+        for observer in run.observers:
+            observer.started(run)
+    fresh = [run for run in runs if not run.progress.accuracy]
+    for run in fresh:
+        _prepare(run, 0)
+    if fresh:
+        fresh[0].backend.evaluate(fresh, None)
+    for run in fresh:
+        _save(run)  # from here on a kill leaves something to go on with
+    while behind := [run for run in runs if run.progress.task < len(run.stream)]:
+        first = min(run.progress.task for run in behind)
+        learn_task([run for run in behind if run.progress.task == first], first)
+
+
+def learn_task(runs: Sequence[Run], index: int) -> None:
+    """Learn a task, or wait for a later one, and evaluate."""
+    for run in runs:
+        _prepare(run, index)
+    tasks = [run.strategy.task(run.stream, index) for run in runs]
+    lessons = {id(run): run.strategy.parts(task) for run, task in zip(runs, tasks, strict=True) if task is not None}
+    learning = [run for run in runs if id(run) in lessons]
+    while unfinished := [run for run in learning if run.progress.part < len(lessons[id(run)])]:
+        part = min(run.progress.part for run in unfinished)
+        learn([Lesson(run, lessons[id(run)][part]) for run in unfinished if run.progress.part == part])
+    for run in learning:
+        with run.drawing():
+            Lesson(run, lessons[id(run)][-1]).consolidate()
+    if learning:
+        learning[0].backend.evaluate(learning, index)
+    for run in runs:
+        if run not in learning:
+            record_nothing(run)
+        run.progress.begin_part(index + 1)
+        with run.drawing():
+            for observer in run.observers:
+                observer.task_done(run, index)
+        _save(run)
+
+
+def learn(lessons: Sequence[Lesson]) -> None:
+    """Choose what thaws and train it stretch by stretch.
+
+    A stretch is what a selector leaves unchanged: the whole task for most, some steps for those that change their mind.
+    """
+    for lesson in lessons:
+        with lesson.run.drawing():
+            lesson.select()
+    while unfinished := [lesson for lesson in lessons if not lesson.closed]:
+        first = min(lesson.run.progress.step for lesson in unfinished)
+        kinds: dict[object, list[Lesson]] = {}
+        for lesson in unfinished:
+            if lesson.run.progress.step == first:
+                kinds.setdefault(lesson.run.backend.alike(lesson), []).append(lesson)
+        for alike in kinds.values():
+            _train_stretch(alike)
+    for lesson in lessons:
+        with lesson.run.drawing():
+            lesson.end_part()
+
+
+def _train_stretch(lessons: Sequence[Lesson]) -> None:
+    backend = lessons[0].run.backend
+    with ExitStack() as stack:
+        scopes = [stack.enter_context(lesson.scope().thawed()) for lesson in lessons]
+        for lesson, scope in zip(lessons, scopes, strict=True):
+            with lesson.run.drawing():
+                lesson.entrance = lesson.run.backend.enter(lesson, scope)
+            stack.enter_context(lesson.run.strategy.watching(lesson.run.model))
+            _thaw(lesson, scope)
+        if len(lessons) == 1:
+            backend.get_ready(lessons[0], scopes[0])
+        with ExitStack() as phases:
+            for lesson in lessons:
+                phases.enter_context(lesson.run.meter.phase("train", lesson.task.index, among=len(lessons)))
+            with ExitStack() as draws:
+                if len(lessons) == 1:
+                    draws.enter_context(lessons[0].run.drawing())
+                fit(lessons, scopes, backend.engine(lessons, scopes))
+            for lesson in lessons:
+                lesson.run.meter.row.stored_bytes = lesson.stored_bytes()
+                lesson.closed = lesson.done
+
+
+def _thaw(lesson: Lesson, scope: Scope) -> None:
+    """Tell the strategy what is about to train, and note it."""
+    run = lesson.run
+    run.progress.trained = sorted({*run.progress.trained, *scope.names})
+    with run.meter.phase("train", lesson.task.index) as row, run.drawing():
+        row.trainable_parameters = max(row.trainable_parameters, scope.size)
+        if lesson.first:
+            run.strategy.before_task(scope, lesson.task)
+        lesson.first = False
+        run.strategy.thawing(scope, lesson.task)
+
+
+def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> None:
+    """Train the lessons' scopes, which have the same names, until a selector thaws another or the task ends."""
+    runs, progress = [lesson.run for lesson in lessons], lessons[0].run.progress
+    counters = [StepCounter(lesson, scope, Alone(lesson, scope)) for lesson, scope in zip(lessons, scopes, strict=True)]
+    looks = [Lookout(lesson) for lesson in lessons]
+    varying = any(map(rates_change, lessons))
+    for run in runs[1:]:  # equal models: counted once
+        run.step_flops = runs[0].step_flops
+    for batches in zip(*(lesson.batches(engine.wants_samples) for lesson in lessons), strict=True):
+        for step in engine.steps:
+            step.number = progress.step
+        if not all(counter.knows(batch) for counter, batch in zip(counters, batches, strict=True)):
+            _price(counters, batches, engine)
+        if varying:
+            engine.set_rates()
+        flops = [
+            counter(batch) for counter, batch in zip(counters, batches, strict=True)
+        ]  # before the step: it may add work
+        engine.losses[progress.step], samples = take_step(engine, batches)
+        for run, count, cost in zip(runs, samples, flops, strict=True):
+            run.meter.step(count, cost)
+            run.progress.step += 1
+        if progress.step == lessons[0].change.until and not lessons[0].done and _ask_again(lessons, scopes, engine):
+            break
+        if time.monotonic() >= looks[0].next:
+            _look(runs, looks, engine)
+    engine.close()
+    for lesson, scope, look in zip(lessons, scopes, looks, strict=True):
+        look.check()
+        close_optimizer(lesson, scope)
+
+
+def _price(counters: Sequence[StepCounter], batches: Sequence, engine: Engine) -> None:
+    """Let every counter know the batch's operations, off everybody's bill."""
+    runs = [counter.run for counter in counters]
+    with all_paused([run.meter for run in runs]):
+        for counter, batch in zip(counters, batches, strict=True):
+            counter.engine.steps[0].number = counter.run.progress.step
+            with counter.run.drawing():
+                counter.learn(engine.complete(batch))
+            first = runs[0].progress.references  # equal models: timed once
+            for shape, reference in first.items():
+                counter.run.progress.references.setdefault(shape, reference)
+
+
+def _ask_again(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> bool:
+    """Let the selectors choose again in the middle of the task; tell whether another part is to train now."""
+    for lesson in lessons:
+        lesson.run.progress.change = lesson.next_change()
+    kinds = {lesson.run.backend.alike(lesson) for lesson in lessons}
+    if len(kinds) > 1 or lessons[0].change.names != scopes[0].names:
+        return True
+    engine.set_rates()
+    return False
+
+
+def _look(runs: Sequence[Run], looks: Sequence[Lookout], engine: Engine) -> None:
+    engine.settle()
+    with all_paused([run.meter for run in runs]):
+        for run, look in zip(runs, looks, strict=True):
+            with run.drawing():
+                look()
+
+
+def _prepare(run: Run, index: int) -> None:
+    """Let the strategy give the model what the task needs, once."""
+    if run.progress.prepared <= index:
+        with run.drawing():
+            run.strategy.prepare(run.model, index)
+        run.progress.prepared = index + 1
+
+
+def _save(run: Run) -> None:
+    if run.save is not None:
+        with run.drawing():
+            run.save(run.state_dict())

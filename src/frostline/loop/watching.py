@@ -1,0 +1,57 @@
+"""Look up from the steps now and then: progress, a loss that is no number, a checkpoint."""
+
+import time
+
+from frostline.loop.lesson import Lesson
+from frostline.loop.run import Diverged, Moment
+
+LOOK_EVERY_S = 0.5
+
+
+class Lookout:
+    """Called by the loop about twice a second."""
+
+    def __init__(self, lesson: Lesson):
+        self.lesson, self.run = lesson, lesson.run
+        self.next = time.monotonic() + LOOK_EVERY_S
+        self.saved = time.monotonic()
+        self.last = (time.monotonic(), self.run.meter.row.samples)
+
+    def __call__(self) -> None:
+        self.check()
+        now, run, lesson = time.monotonic(), self.run, self.lesson
+        rate = (run.meter.row.samples - self.last[1]) / (now - self.last[0])
+        self.last = (now, run.meter.row.samples)
+        taken = run.progress.step
+        epoch, step = divmod(taken - 1, lesson.steps)
+        loss = float(lesson.losses[taken - 1])
+        for observer in run.observers:
+            observer.progress(
+                run, Moment(lesson.task.index, epoch, step + 1, lesson.steps, loss, rate, taken / lesson.total)
+            )
+        if run.save is not None and now - self.saved >= run.settings.checkpoint_every_s:
+            with run.meter.paused():
+                run.save(run.state_dict())
+            self.saved = time.monotonic()
+        self.next = time.monotonic() + LOOK_EVERY_S
+
+    def _strengths(self) -> str:
+        """Return the settings of the strategies that pull at weights, which diverge where they pull too hard."""
+        members = getattr(self.run.strategy, "members", [self.run.strategy])
+        pulls = [
+            f"strategy.{type(m).__name__.lower()}.strength={m.strength:g}" for m in members if getattr(m, "strength", 0)
+        ]
+        return f"(or a smaller {', '.join(pulls)}) " if pulls else ""
+
+    def check(self) -> None:
+        """Raise Diverged, naming the first step whose loss is not finite."""
+        losses, task = self.lesson.losses, self.lesson.task
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            epoch, step = divmod(int(bad[0]), self.lesson.steps)
+            raise Diverged(
+                f"The loss became {float(losses[bad[0]])} in task {task.index} ({task.name}), epoch "
+                f"{epoch}, step {step}. Training stopped; the last good checkpoint is kept. "
+                f"A smaller optimizer.lr {self._strengths()}is the usual cure.",
+                self.run.folder,
+            )

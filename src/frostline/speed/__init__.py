@@ -1,0 +1,1 @@
+"""What makes a run faster and changes no number, up to rounding."""

@@ -1,0 +1,98 @@
+"""Each rule against what it promises, statistically where it is random."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from frostline.core.buffers import Buffer
+from frostline.core.types import Batch
+
+
+def batch(labels, first=0):
+    y = torch.as_tensor(labels)
+    index = torch.arange(first, first + len(y))
+    return Batch(index[:, None].float(), y, torch.zeros_like(y), index)
+
+
+def test_reservoir_is_a_uniform_sample():
+    counts, trials, n, capacity = np.zeros(60), 400, 60, 15
+    for seed in range(trials):
+        buffer = Buffer(capacity, "reservoir", seed)
+        for start in range(0, n, 7):
+            buffer.add(batch([0] * min(7, n - start), start))
+        kept = buffer.all().index.numpy()
+        assert len(set(kept)) == capacity
+        counts[kept] += 1
+    expected = trials * capacity / n
+    deviations = (counts - expected) / np.sqrt(expected * (1 - capacity / n))
+    assert abs(deviations).max() < 4.5  # one in 150,000 for each of 60
+    assert 0.5 < (deviations**2).mean() < 1.6
+
+
+def test_class_balanced_shares_equally_and_fills_what_the_rare_leave():
+    buffer = Buffer(30, "class_balanced", 0)
+    buffer.add(batch([0] * 100))
+    assert len(buffer) == 30
+    buffer.add(batch([1] * 100, 100))
+    assert np.bincount(buffer.all().y).tolist() == [15, 15]
+    buffer.add(batch([2] * 4, 200))
+    assert np.bincount(buffer.all().y).tolist() == [13, 13, 4]
+
+
+def test_class_balanced_is_uniform_within_the_class():
+    counts = np.zeros(40)
+    for seed in range(300):
+        buffer = Buffer(10, "class_balanced", seed)
+        buffer.add(batch([0] * 40))
+        buffer.add(batch([1] * 40, 40))
+        kept = buffer.all().index.numpy()
+        counts[kept[kept < 40]] += 1
+    expected = 300 * 5 / 40
+    assert abs(counts - expected).max() < 4.5 * np.sqrt(expected)
+
+
+def test_ring_keeps_the_latest_of_each_class():
+    buffer = Buffer(6, "ring", 0)
+    buffer.add(batch([0, 1] * 10))
+    assert sorted(buffer.all().index.tolist()) == [14, 15, 16, 17, 18, 19]
+
+
+@pytest.mark.parametrize("rule", Buffer.RULES)
+def test_columns_stay_together_and_nothing_exceeds_the_capacity(rule):
+    buffer = Buffer(17, rule, 1)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 300)
+    for start in range(0, 300, 23):
+        buffer.add(batch(labels[start : start + 23], start))
+        assert len(buffer) <= 17
+    held = buffer.all()
+    assert len(held) == 17
+    assert torch.equal(held.x[:, 0].long(), held.index)
+    assert held.y.tolist() == labels[held.index].tolist()
+    assert buffer.nbytes == 17 * (4 + 3 * 8)
+
+
+@pytest.mark.parametrize("rule", Buffer.RULES)
+def test_state_restores_contents_and_random_numbers(rule):
+    one, two = Buffer(9, rule, 3), Buffer(9, rule, 99)
+    one.add(batch([0, 1, 2] * 5))
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    for buffer in (one, two):
+        buffer.add(batch([2, 3] * 4, 100))
+    assert torch.equal(one.all().index, two.all().index)
+    assert torch.equal(one.draw(4).index, two.draw(4).index)
+
+
+def test_draw_gives_different_samples_and_no_more_than_there_are():
+    buffer = Buffer(5, "reservoir", 0)
+    buffer.add(batch([0, 1, 2]))
+    assert sorted(buffer.draw(10).index.tolist()) == [0, 1, 2]
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="Did you mean 'reservoir'"):
+        Buffer(5, "resevoir")
+    with pytest.raises(ValueError, match="nearest valid value is 1"):
+        Buffer(0)

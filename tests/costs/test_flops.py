@@ -1,0 +1,142 @@
+"""The counter against closed forms, on layers where other counters are known to be wrong."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from frostline.costs.flops import count_flops
+
+
+def both(layer: nn.Module, x: torch.Tensor) -> tuple[int, int]:
+    """Return forward, and forward + backward with both gradients."""
+    x = x.requires_grad_()
+    return count_flops(lambda: layer(x)), count_flops(lambda: layer(x).sum().backward())
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 768), (2, 197, 768), (2, 3, 7, 768), (2, 2, 3, 4, 768)], ids=lambda s: f"{len(s)}d"
+)
+def test_linear(shape):
+    layer = nn.Linear(768, 3072)
+    forward = 2 * torch.Size(shape[:-1]).numel() * 768 * 3072
+    assert both(layer, torch.randn(shape)) == (forward, 3 * forward)
+
+
+CONVOLUTIONS = {  # layer, input, multiply-adds of one pass
+    "3x3 64->128": (nn.Conv2d(64, 128, 3, padding=1), (2, 64, 8, 8), 2 * 64 * 128 * 9 * 64),
+    "strided": (nn.Conv2d(3, 8, 3, stride=2), (2, 3, 9, 9), 2 * 3 * 8 * 9 * 16),
+    "grouped": (nn.Conv2d(8, 16, 3, padding=1, groups=4), (2, 8, 6, 6), 2 * (8 // 4) * 16 * 9 * 36),
+    "depthwise": (nn.Conv2d(8, 8, 3, groups=8), (2, 8, 8, 8), 2 * 8 * 9 * 36),
+    "transposed": (nn.ConvTranspose2d(6, 4, 3, stride=2), (2, 6, 5, 5), 2 * 6 * 4 * 9 * 25),
+    "transposed grouped": (nn.ConvTranspose2d(6, 4, 3, stride=2, groups=2), (2, 6, 5, 5), 2 * 6 * 2 * 9 * 25),
+    "dilated 1d": (nn.Conv1d(4, 6, 3, dilation=2), (2, 4, 12), 2 * 4 * 6 * 3 * 8),
+    "3d": (nn.Conv3d(2, 3, 2), (1, 2, 4, 4, 4), 1 * 2 * 3 * 8 * 27),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution(name):
+    layer, shape, macs = CONVOLUTIONS[name]
+    assert both(layer, torch.randn(shape)) == (2 * macs, 3 * 2 * macs)
+
+
+def test_products_in_place_count_like_others():
+    """torch's own counter has no formula for them."""
+    into, a, b = torch.zeros(4, 6), torch.ones(4, 5), torch.ones(5, 6)
+    assert count_flops(lambda: into.addmm_(a, b)) == count_flops(lambda: a @ b) == 2 * 4 * 5 * 6
+    assert count_flops(lambda: into[None].baddbmm_(a[None], b[None])) == 2 * 4 * 5 * 6
+
+
+def test_attention_on_the_cpu_is_not_free():
+    q, k, v = (torch.randn(2, 4, 32, 16, requires_grad=True) for _ in range(3))
+
+    def work():
+        return F.scaled_dot_product_attention(q, k, v)
+
+    forward = 2 * 2 * (2 * 4 * 32 * 32 * 16)
+    assert forward == 524_288
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert count_flops(work) == forward
+        assert count_flops(lambda: work().sum().backward()) == 1_572_864
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        assert count_flops(work) == forward
+        # flash keeps no scores and computes them again: 5 products back for 2 forward
+        assert count_flops(lambda: work().sum().backward()) == forward + forward * 5 // 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_transformer_layer_in_both_modes(training):
+    """In eval mode torch runs one fused kernel that the counter cannot look into."""
+    B, L, D, W = 2, 10, 16, 32
+    layer = nn.TransformerEncoderLayer(D, 4, W, dropout=0.0, batch_first=True).train(training)
+    x = torch.randn(B, L, D)
+    forward = 2 * B * L * (4 * D * D + 2 * D * W) + 2 * 2 * B * L * L * D
+    with torch.no_grad():
+        assert count_flops(lambda: layer(x)) == forward
+
+
+def mlp_step(frozen, *, freeze_after_forward=False) -> float:
+    """Return the MFLOP of a step of the freezing study's net: 8 layers of 256, a head of 10, a batch of 32."""
+    hidden = [nn.Linear(256, 256) for _ in range(8)]
+    net = nn.Sequential(*[m for layer in hidden for m in (layer, nn.ReLU())], nn.Linear(256, 10))
+    x = torch.randn(32, 256)
+
+    def work():
+        out = net(x) if freeze_after_forward else None
+        for number in frozen:
+            hidden[number].requires_grad_(False)
+        (net(x) if out is None else out).sum().backward()
+
+    return round(count_flops(work) / 1e6, 2)
+
+
+def test_freezing_saves_only_before_the_forward_pass():
+    """The independently measured figures: 96.96 in full, whatever is frozen after the forward pass."""
+    assert mlp_step([]) == 96.96
+    assert mlp_step(range(6), freeze_after_forward=True) == 96.96
+    assert mlp_step(range(6)) == 46.63
+    assert mlp_step(range(2, 6)) == 80.18
+    assert mlp_step(range(2, 8)) == 71.79
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_step_saves_too():
+    """Frozen before compilation, the compiled graph leaves the prefix's backward out."""
+    net = nn.Sequential(*[nn.Linear(64, 64) for _ in range(4)])
+    for layer in list(net)[:3]:
+        layer.requires_grad_(False)
+    x = torch.randn(8, 64)
+    compiled = torch.compile(net, backend="aot_eager")
+    compiled(x).sum().backward()
+    assert all(p.grad is None for layer in list(net)[:3] for p in layer.parameters())
+    compiled.zero_grad()
+    counted = count_flops(lambda: compiled(x).sum().backward())
+    assert counted == 2 * 8 * 64 * 64 * (4 + 1)
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__)
+def test_agrees_with_torchs_own_counter(context):
+    """Where that one has all formulas right; in inference mode composite operators come whole and are taken apart."""
+    layer = nn.TransformerDecoderLayer(16, 4, 32, batch_first=True)
+    nets = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv1d(3, 4, 3), nn.Bilinear(5, 6, 7), nn.LSTM(8, 9)])
+    inputs = [
+        [torch.randn(2, 3, 8, 8)],
+        [torch.randn(2, 3, 8)],
+        [torch.randn(4, 5), torch.randn(4, 6)],
+        [torch.randn(3, 2, 8)],
+    ]
+
+    def work():
+        loss = layer(torch.randn(2, 5, 16), torch.randn(2, 7, 16)).sum()
+        for net, x in zip(nets, inputs, strict=True):
+            out = net(*x)
+            loss = loss + (out[0] if isinstance(out, tuple) else out).sum()
+        if loss.requires_grad:
+            loss.backward()
+
+    with context(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with FlopCounterMode(display=False) as theirs:
+            work()
+        assert count_flops(work) == theirs.get_total_flops() > 0
