@@ -60,6 +60,7 @@ def test_a_run_leaves_what_the_contract_says(cli, tmp_path):
     assert set(content["metrics"]) == {
         "average_accuracy", "average_incremental_accuracy", "learning_accuracy", "backward_transfer",
         "forward_transfer", "forgetting", "intransigence", "worst_case_accuracy",
+        "held_out_change",
     }  # fmt: skip
     row = content["ledger"][-1]
     assert {

@@ -1,0 +1,73 @@
+"""Learning without forgetting: answer on the new data as the old model did."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from frostline.core.checks import in_range
+from frostline.core.objectives import Classification
+from frostline.core.scope import Scope
+from frostline.core.step import Step
+from frostline.core.types import Batch, Task
+from frostline.strategies.base import Strategy
+
+
+@dataclass
+class LwF(Strategy):
+    """Add strength * distillation from the model as it was before the task (Li & Hoiem 2017, arXiv 1606.09282).
+
+    The term is the KL divergence from the old to the new probabilities at `temperature`, over the classes learned so far;
+    in a task-incremental stream over each old task's own classes, summed. rescale: times temperature^2, so that its gradient
+    does not shrink with it (Hinton et al. 2015, van de Ven et al. 2022); the paper's formula and Avalanche's code leave it out.
+    Stores nothing between tasks; while one is learned, a copy of what trains. Adds an evaluation-mode forward pass a step.
+    """
+
+    keeps = ("teacher", "groups")
+
+    strength: float = 1.0
+    temperature: float = 2.0
+    rescale: bool = True
+
+    def __post_init__(self) -> None:
+        in_range("strategy.lwf.strength", self.strength, 0)
+        in_range("strategy.lwf.temperature", self.temperature, 0, above=True)
+        self.teacher: dict[str, Tensor] = {}
+        self.groups: list[Tensor] = []  # classes that belong together, as places among the logits
+
+    def thawing(self, scope: Scope, task: Task) -> None:
+        """Copy what is about to move, the first time in a task that it does."""
+        if self.groups:
+            self.teacher = scope.snapshot(self.teacher)
+
+    def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
+        """Return the distillation term."""
+        if not self.teacher or not self.strength:
+            return logits.new_zeros(())
+        old = step.teacher(batch, self.teacher)
+        counts = step.task.objective.counted(batch.y)
+        terms = [self._divergence(step.raw[..., group], old[..., group]) for group in self.groups]
+        each = torch.stack(terms).sum(0)
+        scale = self.strength * (self.temperature**2 if self.rescale else 1.0)
+        return scale * (each * counts).sum() / counts.sum()
+
+    def _divergence(self, new: Tensor, old: Tensor) -> Tensor:
+        """Return KL(old || new) of each target, over the last dimension."""
+        new, old = ((logits / self.temperature).log_softmax(-1) for logits in (new, old))
+        return (old.exp() * (old - new)).sum(-1)
+
+    def after_task(self, scope: Scope, task: Task) -> None:
+        """Note which classes the model can answer for now."""
+        self.teacher = {}
+        if not isinstance(task.objective, Classification):
+            return
+        if task.visible is None:
+            self.groups = [torch.arange(len(self._head(scope)), device=self._head(scope).device)]
+        elif task.visible.ndim == 1:
+            self.groups = [task.visible.nonzero().squeeze(1)]
+        else:
+            self.groups = [*self.groups, task.visible[task.index].nonzero().squeeze(1)]
+
+    @staticmethod
+    def _head(scope: Scope) -> Tensor:
+        return scope.model.head.weight  # type: ignore[union-attr, return-value]
