@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frostline.core.checks import in_range, one_of
+from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.rng import derive, generator
 from frostline.core.types import Batch, batch_of
 
@@ -58,7 +58,7 @@ class Buffer:
         self.seen += len(batch)
         fresh = -arrivals if self.rule == "ring" else self._keys.random(len(batch))
         keys = np.r_[self.keys, fresh]
-        labels = np.r_[self.labels, batch.y.cpu().numpy()]
+        labels = np.r_[self.labels, self._classes(batch)]
         first = 0 if self.rule == "reservoir" else _rank_within_class(keys, labels)
         order = np.lexsort((keys, np.broadcast_to(first, keys.shape)))
         kept = np.zeros(len(keys), dtype=bool)
@@ -70,6 +70,14 @@ class Buffer:
         size = max(held, int(free.max()) + 1 if len(free) else 0)
         self.keys, self.labels = np.resize(self.keys, size), np.resize(self.labels, size)
         self.keys[free], self.labels[free] = fresh[rows], labels[held + rows]
+
+    def _classes(self, batch: Batch) -> np.ndarray:
+        """Return each sample's class; the rules that go by it want one label a sample."""
+        if batch.y.ndim == 1 and not batch.y.is_floating_point():
+            return batch.y.cpu().numpy()
+        if self.rule != "reservoir":
+            raise UsageError(f"buffer={self.rule} goes by classes, and these samples have no single one. Use reservoir.")
+        return np.zeros(len(batch), dtype=np.int64)
 
     def _write(self, batch: Batch, rows: Tensor, slots: Tensor) -> None:
         for name, value in batch.tensors().items():

@@ -99,7 +99,7 @@ class Regression(Objective):
         return self._errors(logits, y).flatten(1).mean(1)
 
     def nll(self, logits: Tensor, y: Tensor) -> Tensor:
-        return self._errors(logits, y).flatten(1).sum(1)
+        return self._errors(logits, y).view(len(y), -1).sum(1)
 
     def hits(self, logits: Tensor, y: Tensor) -> Tensor:
         return (self._like(logits, y) - y).abs() <= self.tolerance

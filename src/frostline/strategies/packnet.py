@@ -21,8 +21,8 @@ class PackNet(Strategy):
     arXiv 1711.05769. prune: share of a layer's free weights, the smallest, that is given back after training.
     retrain_epochs: passes over the data afterwards. A task is decided with the weights that were there when it was learned,
     so this needs task-incremental streams, and nothing is forgotten at all. Biases and norms train with the first task only,
-    running statistics stand still after it; a layer that is frozen while a task is learned belongs to it as it is. The head's rows
-    belong to their classes. Stores a byte a weight; while a task is learned, a copy of what is its own to protect.
+    running statistics stand still after it; a layer that is frozen while a task is learned belongs to it as it is. The head's
+    rows belong to their classes. Stores a byte a weight; while a task is learned, a copy of what must not move.
     """
 
     keeps = ("owner", "pinned", "learned", "retraining")
