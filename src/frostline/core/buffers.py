@@ -76,7 +76,9 @@ class Buffer:
         if batch.y.ndim == 1 and not batch.y.is_floating_point():
             return batch.y.cpu().numpy()
         if self.rule != "reservoir":
-            raise UsageError(f"buffer={self.rule} goes by classes, and these samples have no single one. Use reservoir.")
+            raise UsageError(
+                f"buffer={self.rule} goes by classes, and these samples have no single one. Use reservoir."
+            )
         return np.zeros(len(batch), dtype=np.int64)
 
     def _write(self, batch: Batch, rows: Tensor, slots: Tensor) -> None:
