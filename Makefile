@@ -1,9 +1,9 @@
-# make run   set up once, then the default job          make test   set up once, then every check
+# make run   set up once, then the default job, full against partial retraining          make test   every check
 # Needs Python >= 3.11 and make; nothing else. Pass overrides with ARGS: make run ARGS="strategy=ewc seed=3"
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-ARGS   ?= strategy=partial
+ARGS   ?= -m strategy=finetune,partial tracking=none
 
 .PHONY: run test test-slow lint check bench clean
 

@@ -9,7 +9,7 @@ from frostline.app.config import conf_dir, plain, register
 from frostline.app.explain import explain
 
 WRONG = {
-    "strategy=[replay,ewcc]": "strategy=ewcc: expected one of cumulative, ewc, finetune, ",
+    "strategy=[replay,ewcc]": "strategy=ewcc: expected one of continual_backprop, cumulative, ",
     "model=mpl": "model=mpl: expected one of",
     "figures=png": "figures=png: expected a list, such as figures=[png].",
     "trainer.seeds=[a]": "trainer.seeds=[a]: expected a whole number, not 'a'.",
@@ -21,7 +21,7 @@ WRONG = {
     "replay": "replay: expected key=value, such as strategy=replay.",
     "epochs=3": "epochs: there is no such setting. Did you mean trainer.epochs?",
     "selector.k=2": "Did you mean selector.k (of selector=except_first_k, ",
-    "strategy.capacity=5": "Did you mean strategy.replay.capacity (of strategy=replay)?",
+    "strategy.capacity=5": "or strategy.replay.capacity (of strategy=replay)?",
     "optimizer.lrr=1": "optimizer.lrr: there is no such setting. Did you mean 'lr'?",
 }
 

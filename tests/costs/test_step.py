@@ -11,7 +11,7 @@ from frostline.core.scope import Scope, everything, head, layers
 from frostline.core.types import Batch
 from frostline.costs import Reference, StepCosts
 from frostline.costs.flops import count_flops
-from frostline.models import Classifier, cnn, mlp, resnet50, slim_resnet18, timm_vit, vit
+from frostline.models import Classifier, cnn, mlp, resnet50, slim_resnet18, timm_model, vit
 from frostline.models.language import staged
 from frostline.streams import from_arrays
 from tests.models.test_transformers import tiny
@@ -46,7 +46,7 @@ BUILD = {
     "slim_resnet18": (lambda: slim_resnet18((1, 8, 8), 5, filters=3), images),
     "resnet50": (lambda: resnet50((1, 8, 8), 5), images),
     "vit": (lambda: vit((1, 8, 8), 5, patch=4, width=8, depth=2, heads=2), images),
-    "timm_vit": (lambda: timm_vit((3, 32, 32), 5), (2, 3, 32, 32)),
+    "timm_vit": (lambda: timm_model((3, 32, 32), 5), (2, 3, 32, 32)),
     "bert": (decoder("bert"), (3, 9)),
     "gpt2": (decoder("gpt2"), (3, 9)),
     "llama": (decoder("llama"), (3, 9)),

@@ -5,7 +5,7 @@ import torch
 
 from frostline.core.scope import Staged
 from frostline.core.torchvision_schemas import torchvision
-from frostline.models import Classifier, huggingface, minilm, timm_vit, vit
+from frostline.models import Classifier, huggingface, minilm, timm_model, vit
 from frostline.models.language import staged
 
 torchvision()  # transformers and timm import it
@@ -68,22 +68,50 @@ def test_stages_compute_what_the_library_computes(family):
         torch.testing.assert_close(pooled[2], expected[2, 3])
 
 
-def test_timm_computes_what_timm_computes():
+CUT = {
+    "vit_tiny_patch16_224": 14,
+    "resnet18": 13,
+    "tf_efficientnet_lite0": 12,
+    "mobilenetv2_100": 12,
+    "convnext_atto": 6,
+}
+WHOLE = ("densenet121", "swin_tiny_patch4_window7_224")
+
+
+@pytest.mark.parametrize("name", [*CUT, *WHOLE])
+def test_timm_computes_what_timm_computes(name):
+    """Cut into stages, and with its classifier's place taken: the features are timm's own, and so are the names."""
     import timm
 
-    for name in ("vit_tiny_patch16_224", "vit_small_patch16_dinov3_qkvb"):
-        if name not in timm.list_models():
-            continue
-        torch.manual_seed(0)
-        try:
-            ours = timm_vit((3, 32, 32), 4, name).eval()
-        except ValueError:  # one that cannot be cut says so
-            continue
-        torch.manual_seed(0)
-        theirs = timm.create_model(name, in_chans=3, img_size=32, num_classes=0).eval()
-        x = torch.randn(2, 3, 32, 32)
-        torch.testing.assert_close(ours.backbone(x), theirs(x))
+    size = 224 if name.startswith("swin") else 32
+    torch.manual_seed(0)
+    ours = timm_model((3, size, size), 4, name).eval()
+    torch.manual_seed(0)
+    sized = {"img_size": size} if name.startswith(("vit", "swin")) else {}
+    theirs = timm.create_model(name, in_chans=3, num_classes=0, **sized).eval()
+    x = torch.randn(2, 3, size, size)
+    torch.testing.assert_close(ours.backbone(x), theirs(x), rtol=1e-4, atol=1e-5)
+    assert len(ours.stages()) >= CUT.get(name, 1)
+    renamed = {ours.original[n]: t for n, t in ours.state_dict().items() if n in ours.original}
+    theirs.load_state_dict(renamed)
+    assert set(ours.state_dict()) - set(ours.original) == {"head.weight", "head.bias"}
     assert isinstance(ours, Staged)
+
+
+def test_timm_takes_weights_with_another_classifier_channel_and_size(tmp_path):
+    """What is published has a head of 1000 classes and three channels."""
+    import timm
+    from safetensors.torch import save_file
+
+    for name, size in (("resnet18", 32), ("vit_tiny_patch16_224", 224)):
+        torch.manual_seed(1)
+        published = timm.create_model(name, num_classes=1000)
+        save_file(published.state_dict(), tmp_path / "w.safetensors")
+        net = timm_model((1, 48, 48), 5, name, checkpoint=str(tmp_path / "w.safetensors"))
+        same = {net.original[n]: t for n, t in net.state_dict().items() if n in net.original}
+        equal = [n for n, t in published.state_dict().items() if n in same and torch.equal(same[n], t)]
+        assert len(equal) > 0.8 * len(same), (name, size)
+        assert net(torch.randn(2, 1, 48, 48)).shape == (2, 5)
 
 
 def test_vit_in_training_and_evaluation():
@@ -119,9 +147,17 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"divides model\.width"):
         vit((1, 8, 8), 2, patch=4, width=10, heads=4)
     with pytest.raises(ValueError, match="Did you mean 'vit_tiny_patch16_224'"):
-        timm_vit((3, 32, 32), 2, "vit_tiny_patch16_22")
-    with pytest.raises(ValueError, match="square images"):
-        timm_vit((3, 32, 16), 2)
+        timm_model((3, 32, 32), 2, "vit_tiny_patch16_22")
+    with pytest.raises(ValueError, match="needs images"):
+        timm_model((32,), 2)
+    with pytest.raises(ValueError, match="there is no such file"):
+        timm_model((3, 32, 32), 2, "resnet18", checkpoint=str(tmp_path / "none.safetensors"))
+    (tmp_path / "weights.pth").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match=r"model\.pickled=true"):
+        timm_model((3, 32, 32), 2, "resnet18", checkpoint=str(tmp_path / "weights.pth"))
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="could not be loaded"):
+        timm_model((3, 32, 32), 2, "resnet18", checkpoint=str(tmp_path / "bad.safetensors"))
     with pytest.raises(ValueError, match="sequences of token ids"):
         minilm((1, 8, 8), 2)
     with pytest.raises(ValueError, match=r"config\.json"):

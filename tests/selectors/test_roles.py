@@ -1,7 +1,7 @@
 import pytest
 
 from frostline.core.scope import everything, head
-from frostline.models import Classifier, slim_resnet18, timm_vit, vit
+from frostline.models import Classifier, slim_resnet18, timm_model, vit
 from frostline.models.language import staged
 from frostline.selectors import Role
 from frostline.selectors.roles import names_of_role
@@ -55,7 +55,7 @@ def build(family):
     if family == "torch":
         return vit((1, 8, 8), 3, patch=4, width=8, depth=2, heads=2)
     if family == "timm":
-        return timm_vit((3, 32, 32), 3)
+        return timm_model((3, 32, 32), 3)
     return Classifier(staged(tiny(family)), 16, 3)
 
 

@@ -34,6 +34,20 @@ def compare(
     compare_folders(folders, out)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    to: Annotated[Path, typer.Option(help="Folder to write to.")],
+    program: Annotated[str, typer.Option("--format", help="torch (model.pt2), onnx, or none: weights only.")] = "torch",
+) -> None:
+    """Write a run's model for use without frostline, under its original names, and check it against the run's own logits."""
+    from frostline.app.export import export as write
+
+    for name, distance in write(run, to, program).items():
+        typer.echo(f"{name}: within {distance:.1e} of the run's logits")
+    typer.echo(f"Written to {to}")
+
+
 @app.command(name="list")
 def list_options() -> None:
     """List what can be chosen: streams, models, strategies, selectors, experiments."""

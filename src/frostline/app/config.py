@@ -120,7 +120,8 @@ def check(cfg: DictConfig) -> None:
                     raise UsageError(f"{section}.{key}: there is no such setting.{nearest(key, own)}")
     _refuse_nan("", plain(cfg))
     for section in BUILT:
-        check_target(section, cfg[section])
+        own = isinstance(cfg[section], DictConfig) and section == "model"
+        check_target(section, without(cfg[section], "weights") if own else cfg[section])
     if not cfg.strategy:
         raise UsageError("strategy=[]: expected at least one strategy, such as strategy=finetune.")
     for name, node in cfg.strategy.items():
@@ -128,7 +129,7 @@ def check(cfg: DictConfig) -> None:
     for node in cfg.held_out:
         if not isinstance(node, DictConfig):
             raise UsageError(f"held_out: expected the names of streams, such as held_out=[rotated_digits], not {node}.")
-        check_target(f"held_out.{node.name}", without_name(node))
+        check_target(f"held_out.{node.name}", without(node, "name"))
     in_range("optimizer.lr", cfg.optimizer.get("lr"), 0, above=True)
     for key in ("weight_decay", "momentum"):
         in_range(f"optimizer.{key}", cfg.optimizer.get(key), 0)
@@ -165,28 +166,34 @@ def expand(cfg: DictConfig) -> None:
                 raise UsageError(
                     f"held_out: expected the name of a stream, such as held_out=[rotated_digits], not {entry}."
                 )
-            given = {"name": name, **_stream_section(name), **given}
+            given = {"name": name, **plain(compose_config(f"stream={name}"))["stream"], **given}
         expanded.append(given)
     if len({entry["name"] for entry in expanded}) < len(expanded):
         raise UsageError(f"held_out: expected different streams, not {[entry['name'] for entry in expanded]}.")
     cfg.held_out = expanded
 
 
-def without_name(node: DictConfig) -> DictConfig:
-    """Return the configuration of a held-out stream itself."""
-    return DictConfig({key: value for key, value in plain(node).items() if key != "name"})
+def without(node: DictConfig, key: str) -> DictConfig:
+    """Return the section without a key that is not an argument of what it builds."""
+    return DictConfig({name: value for name, value in plain(node).items() if name != key})
 
 
-def _stream_section(name: str) -> dict[str, Any]:
+def compose_config(*overrides: str) -> DictConfig:
+    """Return the configuration that these overrides make; UsageError, in our words, for one that cannot be."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import MissingConfigException
 
-    override = [f"stream={name}"]
-    if GlobalHydra.instance().is_initialized():
-        return plain(compose("config", overrides=override))["stream"]
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return plain(compose("config", overrides=override))["stream"]
+    try:
+        if GlobalHydra.instance().is_initialized():
+            return compose("config", overrides=list(overrides))
+        register()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose("config", overrides=list(overrides))
+    except MissingConfigException as error:
+        group, _, name = str(error.missing_cfg_file or overrides[0]).rpartition("/")
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        raise UsageError(f"{group}={name}: expected one of {', '.join(options)}.{nearest(name, options)}") from error
 
 
 def check_target(path: str, node: Any) -> None:

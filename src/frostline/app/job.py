@@ -12,7 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from frostline.app.config import DictConfig, check, plain, trainer_config, without_name
+from frostline.app.config import DictConfig, check, plain, trainer_config, without
 from frostline.core.checks import UsageError, one_of
 from frostline.core.rng import derive
 from frostline.core.types import TaskStream
@@ -22,7 +22,7 @@ from frostline.loop.precision import set_precision, slow_here
 from frostline.loop.pricing import task_costs
 from frostline.loop.run import Diverged, Observer, Run
 from frostline.loop.training import run_stream
-from frostline.records import checkpoints
+from frostline.records import checkpoints, weights
 from frostline.records.tracking import tracker
 from frostline.records.writer import ResultWriter
 from frostline.report.terminal import TerminalReport
@@ -59,7 +59,7 @@ def execute(cfg: DictConfig, folder: Path, *, sweep: Path | None = None, alone: 
                     f"{shared} differs from seed to seed, and trainer.seeds trains them with the same. "
                     "Expected separate runs: -m seed=0,1,..."
                 )
-    return run_jobs(jobs, sweep or folder, alone, forget=folder)
+    return run_jobs(jobs, sweep or folder, alone, forget=folder, brief=sweep is not None)
 
 
 def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
@@ -69,16 +69,19 @@ def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
     return own
 
 
-def run_jobs(jobs: Sequence[Job], whole: Path, alone: bool, *, forget: Path | None = None) -> list[dict[str, Any]]:
+def run_jobs(
+    jobs: Sequence[Job], whole: Path, alone: bool, *, forget: Path | None = None, brief: bool = False
+) -> list[dict[str, Any]]:
     """Do the jobs, which differ in their seed, in one pass; return the content of each one's result.json.
 
     whole: the folder that a resume is given to go on with all of them. A seed that diverges stops alone: the others go on
     without it, from their last checkpoints. forget: the folder of a new start, where an earlier run's checkpoints go.
+    brief: print no tables, since a sweep sums its runs up at its end.
     """
     diverged: list[str] = []
     while jobs:
         try:
-            contents = _execute(jobs, whole, alone, forget)
+            contents = _execute(jobs, whole, alone, forget, brief)
         except Diverged as error:
             folder = error.folder
             if len(jobs) == 1 and not diverged:
@@ -101,7 +104,7 @@ def _again(job: Job) -> Job:
     return job._replace(state=checkpoints.load(job.folder) if saved else None)
 
 
-def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None) -> list[dict[str, Any]]:
+def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None, brief: bool) -> list[dict[str, Any]]:
     first = jobs[0].cfg
     device = choose_device(first.trainer.device)
     set_precision(first.trainer.precision, device)
@@ -113,7 +116,9 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None)
     if first.trainer.threads is not None:
         torch.set_num_threads(first.trainer.threads)
     with ExitStack() as cleanup:
-        reporter = TerminalReport(" + ".join(first.strategy), [job.cfg.seed for job in jobs], whole=whole, bar=alone)
+        reporter = TerminalReport(
+            " + ".join(first.strategy), [job.cfg.seed for job in jobs], whole=whole, bar=alone, brief=brief
+        )
         built = []
         for number, job in enumerate(jobs):
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
@@ -133,6 +138,7 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None)
             raise
         contents = []
         for (run, writer), job in zip(built, jobs, strict=True):
+            weights.save(run, job.folder, plain(job.cfg))
             contents.append(writer.write(run, "complete"))
             if job.cfg.figures:
                 from frostline.report.figures import run_figures  # matplotlib: not before the work is done
@@ -177,12 +183,21 @@ def build_strategy(cfg: DictConfig) -> Strategy:
     return members[0] if len(members) == 1 else Chain(members)
 
 
+def build_model(node: DictConfig, stream: TaskStream) -> torch.nn.Module:
+    """Return the model, with the weights of `model.weights` where that names any."""
+    given = node.get("weights")
+    model = build(without(node, "weights"), shape=stream.shape, classes=stream.classes)
+    if given is not None:
+        print(f"frostline: {weights.load_into(model, given)}")
+    return model
+
+
 def build_stream(cfg: DictConfig, device: torch.device) -> TaskStream:
     """Return the stream with its held-out suites."""
     stream = build(cfg.stream, seed=cfg.seed, device=str(device))
     suites = []
     for node in cfg.held_out:
-        other = build(without_name(node), seed=cfg.seed, device=str(device))
+        other = build(without(node, "name"), seed=cfg.seed, device=str(device))
         suites.append(suite_of(node.name, other, stream))
     return replace(stream, suites=tuple(suites)) if suites else stream
 
@@ -203,7 +218,7 @@ def _build(
     with meter.phase("setup"):
         stream = build_stream(cfg, device)
         torch.manual_seed(derive(cfg.seed, "model"))
-        model = build(cfg.model, shape=stream.shape, classes=stream.classes).to(device)
+        model = build_model(cfg.model, stream).to(device)
         model = with_kernels(with_layout(model, settings.channels_last), settings.kernels, device)
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))

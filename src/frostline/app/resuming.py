@@ -39,7 +39,7 @@ def resume(
         print(f"frostline: the run in {folder} is already complete.")
         return [results.read(job.folder) for job in jobs]
     _say_what_rounds_differently(next(iter(states.values())), left[0].cfg.trainer.threads or torch.get_num_threads())
-    return run_jobs(left, sweep or folder, alone)
+    return run_jobs(left, sweep or folder, alone, brief=sweep is not None)
 
 
 def _say_what_rounds_differently(state: dict[str, Any], threads: int) -> None:

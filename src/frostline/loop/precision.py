@@ -21,9 +21,9 @@ def set_precision(precision: str, device: torch.device) -> None:
             f"trainer.precision=tf32 on {device.type}: expected a CUDA device of compute capability 8.0 or later. "
             "The nearest valid values are float32 and bfloat16."
         )
-    bits = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = bits
-    torch.backends.cudnn.conv.fp32_precision = bits  # type: ignore[attr-defined]
+    # torch's older switches: with the newer ones torch refuses to say whether tf32 is allowed, which torch.export asks.
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def slow_here(precision: str, device: torch.device) -> bool:

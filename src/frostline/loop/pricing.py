@@ -88,17 +88,10 @@ class StepCounter:
         return flops, seen
 
     def _measure_reference(self, batch: Batch) -> None:
-        """Time plain full fine-tuning once a shape of the model, at the first task that is not itself trained in full."""
-        run, task = self.run, self.lesson.task
-        partially = self.scope.names != everything(run.model)
-        repeats = run.reference_steps if partially else 0
-        known = run.progress.references.setdefault(run.shape, Reference())
-        if repeats and known.seconds_per_sample is None:
+        if self.scope.names != everything(self.run.model):
             if not batch.x.numel():  # a cached step: its samples were not read
-                batch = next(iter(task.train.batches(len(batch))))
-            run.progress.references[run.shape] = known.measure(
-                run.model, task, batch, run.optimizer, repeats=repeats, casting=run.casting
-            )
+                batch = next(iter(self.lesson.task.train.batches(len(batch))))
+            time_full(self.run, self.lesson.task, batch)
 
 
 def price_full(run: Run, task: Task) -> None:
@@ -107,6 +100,22 @@ def price_full(run: Run, task: Task) -> None:
     if known.flops_per_sample is None:
         batch = next(iter(task.train.batches(run.settings.batch_size)))
         run.progress.references[run.shape] = known.count(run.model, batch.x)
+
+
+def time_full(run: Run, task: Task, batch: Batch) -> None:
+    """Time plain full fine-tuning once a shape of the model, at the first task that is not itself trained in full."""
+    known = run.progress.references.setdefault(run.shape, Reference())
+    if run.reference_steps and known.seconds_per_sample is None:
+        run.progress.references[run.shape] = known.measure(
+            run.model, task, batch, run.optimizer, repeats=run.reference_steps, casting=run.casting
+        )
+
+
+def count_untrained(run: Run, task: Task) -> None:
+    """Let full fine-tuning's price count a task that was learned without a step, for as many passes as others have."""
+    samples = run.settings.epochs * len(task.train)
+    run.progress.seen[run.shape] = run.progress.seen.get(run.shape, 0) + samples
+    time_full(run, task, next(iter(task.train.batches(run.settings.batch_size))))
 
 
 def task_costs(run: Run, task: Task) -> TaskCosts:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
 from frostline.costs import all_paused
 from frostline.loop.backend import Engine
@@ -23,6 +24,8 @@ from frostline.loop.watching import Lookout
 
 def run_stream(*runs: Run) -> None:
     """Learn every task from where the runs stand to the end of their streams."""
+    if runs and all(run.progress.task == len(run.stream) for run in runs):
+        raise UsageError("This run is complete: every task of its stream is learned. Expected a new run.")
     for run in runs:
         for observer in run.observers:
             observer.started(run)

@@ -1,5 +1,7 @@
 """The one shape that every model of ours has: blocks in order of depth, then a head."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 
@@ -10,6 +12,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(features, classes)
+        self.original: dict[str, str] = {}  # names that its parts have in the library they come from, by ours
 
     def blocks(self) -> list[str]:
         """Return the module names of the backbone's blocks that hold parameters, shallow first."""
@@ -22,3 +25,10 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, C]."""
         return self.head(self.backbone(x))
+
+
+def original_names(model: Classifier, named: Mapping[int, str]) -> Classifier:
+    """Note the names that tensors had before the net was cut up, given by their ids."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    model.original = {name: named[id(t)] for name, t in tensors if id(t) in named}
+    return model

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
 from frostline.core.torchvision_schemas import torchvision
-from frostline.models.classifier import Classifier
+from frostline.models.classifier import Classifier, original_names
 
 State = tuple[Tensor, Tensor]
 DROPOUTS = (
@@ -143,14 +143,7 @@ def huggingface(
         raise UsageError(f"model.path={path!r}: expected a folder with a config.json and model.safetensors.")
     logging.disable_progress_bar()  # a bar for a second's work
     config = AutoConfig.from_pretrained(path, local_files_only=True)
-    for key in (
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "embd_pdrop",
-        "attn_pdrop",
-        "resid_pdrop",
-        "attention_dropout",
-    ):
+    for key in DROPOUTS:
         if hasattr(config, key):
             setattr(config, key, dropout)
     if pretrained:
@@ -163,7 +156,8 @@ def huggingface(
         net = AutoModel.from_pretrained(path, config=config, **more)
     else:
         net = AutoModel.from_config(config, attn_implementation="sdpa")
-    return Classifier(staged(net), config.hidden_size, classes)
+    named = {id(t): n for n, t in (*net.named_parameters(), *net.named_buffers())}
+    return original_names(Classifier(staged(net), config.hidden_size, classes), named)
 
 
 def minilm(shape: Sequence[int], classes: int, pretrained: bool = True, dropout: float = 0.0) -> Classifier:

@@ -124,19 +124,18 @@ def _filled(rows: Sequence[Row], tasks: int) -> list[Row]:
     return [list(row) for row in rows] + [[None] * tasks for _ in range(tasks + 1 - len(rows))]
 
 
-def against_full(
-    meter: CostMeter, flops: float, seconds_per_sample: float | None, saw_everything: bool
-) -> dict[str, float | None]:
+def against_full(meter: CostMeter, progress: Progress, saw_everything: bool) -> dict[str, float | None]:
     """Return this run's learning beside plain full fine-tuning of the same batches.
 
     flops: from the step-cost model. seconds: from the reference steps timed on this machine during the run, or the
-    run's own training seconds where it trained everything anyway (then the ratio is about the strategy alone).
+    run's own training seconds where it trained everything anyway (then the ratio is about the strategy alone). A task that was
+    learned without a step counts as if full fine-tuning had passed over it as often as over the others.
     """
     learning = [row for row in meter.rows if row.phase in TRAINING_PHASES]
     spent, took = sum(row.flops for row in learning), sum(row.seconds for row in learning)
-    samples = sum(row.samples for row in learning if row.phase == "train")
-    seconds = None if seconds_per_sample is None else seconds_per_sample * samples
-    if seconds_per_sample is None and saw_everything:
+    flops, per_sample = progress.full_flops, progress.reference_seconds
+    seconds = None if per_sample is None else per_sample * sum(progress.seen.values())
+    if per_sample is None and saw_everything:
         seconds = sum(row.seconds for row in learning if row.phase == "train")
     return {
         "flops": flops,

@@ -29,18 +29,23 @@ class ResultWriter(Observer):
 
     def write(self, run: Run, status: str, error: str | None = None) -> dict[str, Any]:
         """Write and return the result as it stands."""
-        sizes = {row.trainable_parameters for row in run.meter.rows if row.phase == "train"}
-        whole = sizes <= {sum(p.numel() for n, p in run.model.named_parameters() if n in everything(run.model))}
-        content = results.result(
-            status=status,
-            config=self.config,
-            device=run.device,
-            stream=run.stream,
-            progress=run.progress,
-            meter=run.meter,
-            full=results.against_full(run.meter, run.progress.full_flops, run.progress.reference_seconds, whole),
-            error=error,
-            prefix_cache=run.backend.notes,
-        )
+        content = contents_of(run, self.config, status, error)
         results.write(self.folder, content)
         return content
+
+
+def contents_of(run: Run, config: dict[str, Any], status: str, error: str | None = None) -> dict[str, Any]:
+    """Return what result.json holds of a run as it stands."""
+    sizes = {row.trainable_parameters for row in run.meter.rows if row.phase == "train"}
+    whole = sizes <= {sum(p.numel() for n, p in run.model.named_parameters() if n in everything(run.model))}
+    return results.result(
+        status=status,
+        config=config,
+        device=run.device,
+        stream=run.stream,
+        progress=run.progress,
+        meter=run.meter,
+        full=results.against_full(run.meter, run.progress, whole),
+        error=error,
+        prefix_cache=run.backend.notes,
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy.special import stdtrit
 
@@ -20,12 +22,14 @@ from frostline.core.checks import UsageError
 from frostline.core.files import atomic_write
 from frostline.records import results
 from frostline.report.console import wide_console
+from frostline.report.outcome import outcome, sentence
 from frostline.report.tables import si
 
 IGNORED = (
     "seed", "resume", "figures", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s",
 )  # fmt: skip
-COLUMNS = ("accuracy", "forgetting", "intransigence", "flops", "seconds", "usd")
+COLUMNS = ("accuracy", "learned", "forgetting", "intransigence", "flops", "of_full", "seconds", "usd")
+HEADS = {"flops": "FLOPs", "of_full": "of full", "usd": "USD"}
 
 
 @dataclass
@@ -67,6 +71,23 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
         figure.savefig(out / f"accuracy_against_cost.{ending}", dpi=150)
     console.print(f"Table and figure: [bold]{out}[/]", soft_wrap=True)
     return groups
+
+
+def summarise(folder: Path) -> None:
+    """Print what the complete runs below a sweep's folder came to: the table, and each configuration in a sentence."""
+    console = wide_console()
+    try:
+        groups = group_runs(find_runs([folder], console))
+    except UsageError:
+        return  # none is complete, which was said when each failed
+    with console:
+        console.print(_table(groups))
+        for group in groups if len(groups) <= 8 else ():
+            if text := sentence(group.runs):
+                console.print(f"[bold]{escape(group.label)}[/]: {text}.", soft_wrap=True, highlight=False)
+        console.print(
+            f"More, and figures: frostline compare {shlex.quote(str(folder))}", soft_wrap=True, highlight=False
+        )
 
 
 def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]:
@@ -165,6 +186,10 @@ def _value(run: dict[str, Any], column: str) -> float | None:
         return run["metrics"]["average_accuracy"]
     if column in run["metrics"]:
         return run["metrics"][column]
+    if column == "learned":
+        return outcome(run)["learned"]
+    if column == "of_full":
+        return run["full_finetuning"]["flops_ratio"]
     values = [r[column] for r in run["ledger"] if r["phase"] in results.TRAINING_PHASES and r[column] is not None]
     return sum(values) if values else None
 
@@ -181,7 +206,7 @@ def _table(groups: list[Group]) -> Table:
     table.add_column("configuration", overflow="fold", min_width=22)
     table.add_column("seeds", justify="right", no_wrap=True)
     for column in shown:
-        table.add_column({"flops": "FLOPs", "usd": "USD"}.get(column, column), justify="right", no_wrap=True)
+        table.add_column(HEADS.get(column, column), justify="right", no_wrap=True)
     for group in sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0]):
         table.add_row(group.label, str(len(group.runs)), *(cell(column, group.interval(column)) for column in shown))
     return table

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from frostline.loop.run import Moment, Observer, Run
 from frostline.report.console import wide_console
+from frostline.report.outcome import as_sentence, sentence
 from frostline.report.tables import accuracy_table, against_full_lines, bill_table, metrics_table, saving_lines, si
 
 
@@ -20,11 +22,20 @@ class _Rate(ProgressColumn):
 
 
 class TerminalReport(Observer):
-    """Show a run to a person; without a terminal, or a bar, only the tables at the end are printed."""
+    """Show a run to a person: a bar on a terminal, tables and a sentence at the end; brief: of those the sentence only."""
 
-    def __init__(self, strategy: str, seeds: Sequence[int] = (), *, whole: Path | None = None, bar: bool = True):
+    def __init__(
+        self,
+        strategy: str,
+        seeds: Sequence[int] = (),
+        *,
+        whole: Path | None = None,
+        bar: bool = True,
+        brief: bool = False,
+    ):
         self.strategy = strategy
         self.whole = whole  # the folder that a resume is given
+        self.brief = brief
         self.seeds = list(seeds)  # more than one: this watches the first of runs that advance together
         self.console = wide_console()
         self._bar = bar and self.console.is_terminal
@@ -43,7 +54,7 @@ class TerminalReport(Observer):
         )
         if self.whole is not None:
             self.console.print(
-                f"[dim]if it is killed: python run.py {shlex.quote(f'resume={self.whole}')}[/]",
+                f"[dim]if it is killed: python run.py {escape(shlex.quote(f'resume={self.whole}'))}[/]",
                 soft_wrap=True,
                 highlight=False,
             )
@@ -91,11 +102,14 @@ class TerminalReport(Observer):
         if len(self.seeds) > 1:
             return  # the others are not done
         with self.console:  # written in one piece: other runs may write there too
-            for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
-                self.console.print(table)
-            for line in (*against_full_lines(content), *saving_lines(content)):
-                self.console.print(line, soft_wrap=True)
-            self.console.print(f"Results, ledger and figures: [bold]{folder}[/]", soft_wrap=True)
+            if not self.brief:
+                for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
+                    self.console.print(table)
+                for line in (*against_full_lines(content), *saving_lines(content)):
+                    self.console.print(line, soft_wrap=True)
+            self.console.print(f"Results, ledger and figures: [bold]{escape(str(folder))}[/]", soft_wrap=True)
+            if text := as_sentence(sentence([content])):
+                self.console.print(f"[bold]{text}[/]", soft_wrap=True, highlight=False)
 
     def summary(self, contents: list[dict[str, Any]], folder: Path) -> None:
         """Print a line a seed, their mean, and where everything is."""
@@ -103,4 +117,6 @@ class TerminalReport(Observer):
 
         with self.console:
             self.console.print(seeds_table(contents))
-            self.console.print(f"A run folder for each seed: [bold]{folder}[/]", soft_wrap=True)
+            self.console.print(f"A run folder for each seed: [bold]{escape(str(folder))}[/]", soft_wrap=True)
+            if text := as_sentence(sentence(contents)):
+                self.console.print(f"[bold]{text}[/]", soft_wrap=True, highlight=False)

@@ -165,7 +165,7 @@ def assemble(
     in_range("stream.samples_per_task", samples_per_task, 1)
     in_range("stream.test_samples_per_class", test_samples_per_class, 1)
     labels, classes = _label_maps(groups, scenario)
-    visible = _visible(labels, classes, scenario, device)
+    visible = visible_classes(labels, classes, scenario, device)
     several = len({tuple(group) for group in groups}) > 1
     tasks = []
     for t, group in enumerate(groups):
@@ -202,7 +202,7 @@ def _label_maps(groups: list[list[int]], scenario: str) -> tuple[list[list[int]]
     return [[t * width + place for place in range(len(group))] for t, group in enumerate(groups)], width * len(groups)
 
 
-def _visible(labels: list[list[int]], classes: int, scenario: str, device: str) -> list[Tensor | None]:
+def visible_classes(labels: list[list[int]], classes: int, scenario: str, device: str) -> list[Tensor | None]:
     """Return each task's mask, Task.visible: [C] of the classes so far, or one [T, C] of each task's own for all of them."""
     if scenario == "domain":
         return [None] * len(labels)

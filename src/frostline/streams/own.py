@@ -1,0 +1,147 @@
+"""Streams from data that somebody has at hand: pairs of training and test data, a task each."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from frostline.core.checks import UsageError, one_of
+from frostline.core.objectives import OBJECTIVES, Classification, Objective
+from frostline.core.sources import LoaderSource, TensorSource
+from frostline.core.types import Source, Task, TaskStream
+from frostline.streams.build import SCENARIOS, visible_classes
+
+Data = Any  # (x, y) as tensors, arrays or lists; a map-style data set of (x, y); a Source
+IN_MEMORY = 2**31  # bytes up to which a data set is read once and kept
+
+
+def from_tasks(
+    tasks: Sequence[tuple[Data, Data]],
+    *,
+    scenario: str = "class",
+    names: Sequence[str] | None = None,
+    classes: int | None = None,
+    name: str = "own",
+    objective: str | Objective = "classification",
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> TaskStream:
+    """Return a stream of one task for each (train, test).
+
+    Each is (x, y), as tensors, arrays or lists, or a map-style data set whose items are (x, y). scenario: 'class' decides among
+    all classes seen so far, 'task' among the task's own, 'domain' among all. classes: number of logits, the largest label plus
+    one where None. A data set that is too large for memory is read by `workers` processes, batch by batch.
+    """
+    one_of("scenario", scenario, SCENARIOS)
+    if not len(tasks):
+        raise UsageError("from_tasks: expected at least one (train, test).")
+    if isinstance(objective, str):
+        one_of("objective", objective, OBJECTIVES)
+    kind = OBJECTIVES[objective]() if isinstance(objective, str) else objective
+    sources: list[tuple[Source, Source]] = []
+    for number, pair in enumerate(tasks):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UsageError(f"from_tasks: task {number} is {type(pair).__name__}; expected a pair (train, test).")
+        where = [f"task {number}, {part} data" for part in ("training", "test")]
+        train, test = (_source(d, number, w, device, workers) for d, w in zip(pair, where, strict=True))
+        sources.append((train, test))
+    shapes = {_shape(source) for pair in sources for source in pair}
+    if len(shapes) > 1:
+        raise UsageError(f"from_tasks: samples of different shapes, {sorted(shapes)}. Expected one shape in all tasks.")
+    labels = [_labels(pair, number, kind) for number, pair in enumerate(sources)]
+    width = classes or (1 + max((c for own in labels for c in own), default=0))
+    if max((c for own in labels for c in own), default=0) >= width:
+        raise UsageError(
+            f"from_tasks: classes={classes}, but there is a label {max(max(own) for own in labels if own)}."
+        )
+    visible: list[Any] = [None] * len(sources)
+    if isinstance(kind, Classification) and labels[0]:
+        visible = visible_classes(labels, width, scenario, str(device))
+    made = tuple(
+        Task(t, names[t] if names else str(t), tuple(labels[t]), train, test, visible=visible[t], objective=kind)
+        for t, (train, test) in enumerate(sources)
+    )
+    return TaskStream(name, scenario, made, width, shapes.pop())
+
+
+def _source(data: Data, task: int, where: str, device: torch.device | str, workers: int) -> Source:
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2 and not _is_pair_of_scalars(data):
+        x, y = (_tensor(part, where) for part in data)
+        if len(x) != len(y) or not len(x):
+            raise UsageError(
+                f"from_tasks: {where}: {len(x)} samples with {len(y)} targets. Expected as many, and some."
+            )
+        return TensorSource(_samples(x).to(device), _targets(y), torch.arange(len(x)), task)
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise UsageError(
+            f"from_tasks: {where}: cannot use {type(data).__name__}. Expected (x, y) as tensors, arrays or lists, or a "
+            "map-style data set, one with __len__ and __getitem__."
+        )
+    return _of_dataset(data, task, where, device, workers)
+
+
+def _of_dataset(data: Any, task: int, where: str, device: torch.device | str, workers: int) -> Source:
+    """Read a data set once and keep it; one that is too large is read batch by batch."""
+    first = data[0]
+    if not isinstance(first, tuple | list) or len(first) < 2:
+        raise UsageError(
+            f"from_tasks: {where}: items of {type(data).__name__} are not (x, y), but {type(first).__name__}."
+        )
+    sample = _samples(_tensor(first[0], where)[None])[0]
+    size = sample.numel() * sample.element_size()
+    if size * len(data) <= IN_MEMORY:
+        items = [data[i] for i in range(len(data))]
+        x = torch.stack([_samples(_tensor(item[0], where)[None])[0] for item in items])
+        y = _targets(torch.as_tensor(np.array([np.asarray(item[1]) for item in items])))
+        return TensorSource(x.to(device), y, torch.arange(len(x)), task)
+    targets = getattr(data, "targets", None)
+    y = torch.as_tensor(targets if targets is not None else [int(data[i][1]) for i in range(len(data))])
+    return LoaderSource(
+        data, y, torch.arange(len(data)), task, device=torch.device(device), workers=workers, sample_bytes=size
+    )
+
+
+def _is_pair_of_scalars(data: Any) -> bool:
+    return all(isinstance(part, int | float) for part in data)
+
+
+def _tensor(value: Any, where: str) -> Tensor:
+    try:
+        return value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"from_tasks: {where}: {type(value).__name__} is no array of numbers ({error}).") from error
+
+
+def _samples(x: Tensor) -> Tensor:
+    """Return floating-point samples as float32, whole numbers (token ids, bytes) as they are, bytes scaled to 0..1."""
+    if x.dtype == torch.uint8:
+        return x.float() / 255
+    return x.float() if x.is_floating_point() else x.long()
+
+
+def _targets(y: Tensor) -> Tensor:
+    return y.float() if y.is_floating_point() else y.long()
+
+
+def _shape(source: Source) -> tuple[int, ...]:
+    return tuple(next(iter(source.batches(1, torch.arange(1)))).x.shape[1:])
+
+
+def _labels(pair: tuple[Source, Source], task: int, objective: Objective) -> list[int]:
+    """Return the task's classes; none where targets are no labels of samples."""
+    y = pair[0].labels
+    if not isinstance(objective, Classification):
+        return []
+    if y.is_floating_point():
+        raise UsageError(
+            f"from_tasks: targets of task {task} are {y.dtype}; expected whole numbers, or objective='regression'."
+        )
+    both = torch.cat([y.flatten(), pair[1].labels.flatten()])
+    counted = both[objective.counted(both)]
+    if len(counted) and int(counted.min()) < 0:
+        raise UsageError(f"from_tasks: a label of task {task} is {int(counted.min())}; expected 0 or more.")
+    return sorted(counted.unique().tolist())

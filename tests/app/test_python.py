@@ -1,0 +1,178 @@
+"""frostline.run on a stranger's net and data."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import frostline
+from frostline.core.types import TaskStream
+from frostline.strategies import Finetune, Replay
+
+
+def net(width=32, classes=10):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, classes))
+
+
+@pytest.fixture(scope="module")
+def pairs(digits):
+    """Five tasks as arrays, as somebody has them in a notebook."""
+    found = []
+    for task in digits.tasks:
+        train, test = (next(iter(getattr(task, which).batches(10_000))) for which in ("train", "test"))
+        found.append(((train.x.numpy(), train.y.numpy()), (test.x.numpy(), test.y.tolist())))
+    return found
+
+
+def test_ten_lines_give_matrix_bill_and_plot(pairs, tmp_path):
+    model = net()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    result = frostline.run(model, pairs, "replay", "last_k", epochs=2, progress=False)
+    assert result.accuracy.shape == (6, 5)
+    assert result.accuracy.loc["4"].mean() == pytest.approx(result.metrics["average_accuracy"])
+    assert set(result.ledger["phase"]) >= {"train", "evaluate", "consolidate"}
+    assert result.ledger.flops.sum() == result.content["totals"]["flops"] > 0
+    assert result.sentence.startswith("Learned ")
+    result.plot().savefig(tmp_path / "plot.png")
+    result.plot_matrix().savefig(tmp_path / "matrix.png")
+    result.save(tmp_path / "run")
+    from frostline.report.compare import compare_folders
+
+    assert len(compare_folders([tmp_path / "run"], tmp_path / "comparison")) == 1
+    assert all(torch.equal(before[n], p) for n, p in model.named_parameters())  # a copy learned
+    assert any(not torch.equal(before[n], p) for n, p in result.model.named_parameters())
+
+
+def test_it_is_the_same_run_as_by_hand(pairs, make_run):
+    """Data from arrays, a plain nn.Sequential, no configuration: the weights of the loop itself, bit for bit."""
+    stream = frostline.from_tasks(pairs, scenario="task")
+    result = frostline.run(net(), stream, Finetune(), epochs=2, batch_size=32, lr=0.05, progress=False)
+    by_hand = make_run(stream=stream, model=lambda shape, classes: net())
+    from frostline.loop.training import run_stream
+
+    run_stream(by_hand)
+    for a, b in zip(result.model.parameters(), by_hand.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_object_used_twice_carries_nothing_along(pairs):
+    replay = Replay(capacity=20)
+    first, second = (frostline.run(net(), pairs, replay, epochs=1, progress=False) for _ in range(2))
+    assert first.accuracy.equals(second.accuracy)
+    assert not len(replay.memory)
+
+
+def test_the_global_random_state_is_left_alone(pairs):
+    model = net()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    frostline.run(model, pairs, epochs=1, progress=False)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_partial_brings_its_selector_and_names_are_those_of_the_files(pairs):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+    result = frostline.run(model, pairs, "partial", epochs=1, progress=False)
+    trained = result.ledger[result.ledger.phase == "train"].trainable_parameters
+    assert trained.iloc[-1] == 16 * 16 + 16 + 16 * 10 + 10 < trained.iloc[0]
+    chained = frostline.run(net(), pairs, ["replay", "ewc"], epochs=1, progress=False)
+    assert list(chained.content["config"]["strategy"]) == ["replay", "ewc"]
+
+
+def test_lora_is_put_in(pairs):
+    result = frostline.run(net(), pairs, selector="lora", epochs=1, progress=False)
+    assert any("lora_" in name for name, _ in result.model.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["tensors", "lists", "dataset", "large dataset"])
+def test_any_kind_of_data(kind, pairs, monkeypatch):
+    def convert(part):
+        x, y = torch.as_tensor(part[0]), torch.as_tensor(part[1])
+        return {"tensors": (x, y), "lists": (x.tolist(), y.tolist())}.get(kind, TensorDataset(x, y))
+
+    if kind == "large dataset":
+        monkeypatch.setattr("frostline.streams.own.IN_MEMORY", 100)
+    stream = frostline.from_tasks([tuple(map(convert, pair)) for pair in pairs], scenario="task")
+    assert isinstance(stream, TaskStream)
+    assert [task.classes for task in stream.tasks] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    given = frostline.from_tasks(pairs, scenario="task")
+    for a, b in zip(stream.tasks, given.tasks, strict=True):
+        one, other = (next(iter(t.train.batches(1000))) for t in (a, b))
+        torch.testing.assert_close(one.x, other.x)
+        assert torch.equal(one.y, other.y)
+
+
+def test_regression_and_bytes():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 5)).astype(np.float64)
+    stream = frostline.from_tasks([((x, x[:, 0]), (x, x[:, 0]))], objective="regression")
+    assert next(iter(stream[0].train.batches(2))).x.dtype == torch.float32
+    result = frostline.run(nn.Linear(5, 1), stream, epochs=40, lr=0.1, progress=False)
+    assert result.loss.iloc[1, 0] < 0.01
+    images = frostline.from_tasks(
+        [((np.full((3, 4), 255, np.uint8), [0, 1, 0]), (np.zeros((3, 4), np.uint8), [0, 1, 0]))]
+    )
+    assert float(next(iter(images[0].train.batches(3))).x.max()) == 1.0
+
+
+def test_a_bar_without_a_terminal(pairs, capfd):
+    frostline.run(net(), pairs, epochs=1)
+    assert "accuracy so far" in capfd.readouterr().err
+
+
+def test_select_names_what_a_rule_would_thaw():
+    model = net()
+    scope = frostline.select(model, "last_k", (torch.rand(8, 64), torch.zeros(8, dtype=torch.long)))
+    assert scope.names == {"3.weight", "3.bias", "1.weight", "1.bias"}
+    with scope.thawed():
+        assert model[1].weight.requires_grad
+    half = frostline.select(model, "head", (torch.rand(8, 64), torch.zeros(8, dtype=torch.long)))
+    assert half.names == {"3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"strategy": "replya"}, "Did you mean 'replay'"),
+        ({"strategy": 3}, "expected a name or a Strategy"),
+        ({"selector": "lastk"}, "Did you mean 'last_k'"),
+        ({"epoch": 3}, "Did you mean 'epochs'"),
+        ({"epochs": 0}, "nearest valid value is 1"),
+        ({"optimizer": "sdg"}, "Did you mean 'sgd'"),
+        ({"stream": "split_digit"}, "Did you mean 'split_digits'"),
+        ({"stream": []}, "at least one"),
+        ({"stream": [3]}, "expected a pair"),
+        ({"stream": [(([[1.0]], [0, 1]), ([[1.0]], [0]))]}, "1 samples with 2 targets"),
+        ({"stream": [((np.zeros((2, 3)), [0.5, 1.0]), (np.zeros((2, 3)), [0.5, 1.0]))]}, "objective='regression'"),
+        ({"stream": [((np.zeros((2, 3)), [-1, 1]), (np.zeros((2, 3)), [0, 1]))]}, "expected 0 or more"),
+        ({"model": nn.Linear(3, 4)}, r"cannot take samples of shape \[1, 8, 8\]"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(64, 4))}, r"expected logits \[2, \.\.\., 10\]"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(changed, message, pairs):
+    given = {"model": net(), "stream": pairs, "progress": False, **changed}
+    with pytest.raises(frostline.UsageError, match=message):
+        frostline.run(given.pop("model"), given.pop("stream"), **given)
+
+
+def test_a_complete_run_does_not_run_again(make_run):
+    from frostline.loop.training import run_stream
+
+    run = make_run(epochs=1)
+    run_stream(run)
+    with pytest.raises(frostline.UsageError, match="is complete"):
+        run_stream(run)
+
+
+def test_public_names_are_there_and_import_without_torch():
+    import subprocess
+    import sys
+
+    assert all(getattr(frostline, name) is not None for name in frostline.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'rnu'"):
+        _ = frostline.rnu
+    code = "import sys, frostline; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
