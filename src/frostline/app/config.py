@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def expand(cfg: DictConfig) -> None:
     """Put the configuration of each stream that `held_out` names in the place of its name."""
     expanded = []
     for entry in cfg.held_out:
-        given = {"stream": entry} if isinstance(entry, str) else dict(entry)
+        given = dict(entry) if isinstance(entry, Mapping | DictConfig) else {"stream": entry}
         if "_target_" not in given:
             name = given.pop("stream", None)
             if not isinstance(name, str):

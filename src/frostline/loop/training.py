@@ -133,10 +133,10 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
     for batches in zip(*(lesson.batches(engine.wants_samples) for lesson in lessons), strict=True):
         for step in engine.steps:
             step.number = progress.step
-        if not all(counter.knows(batch) for counter, batch in zip(counters, batches, strict=True)):
-            _price(counters, batches, engine)
         if varying:
             engine.set_rates()
+        if not all(counter.knows(batch) for counter, batch in zip(counters, batches, strict=True)):
+            _price(counters, batches, engine)
         flops = [
             counter(batch) for counter, batch in zip(counters, batches, strict=True)
         ]  # before the step: it may add work
@@ -158,8 +158,9 @@ def _price(counters: Sequence[StepCounter], batches: Sequence, engine: Engine) -
     """Let every counter know the batch's operations, off everybody's bill."""
     runs = [counter.run for counter in counters]
     with all_paused([run.meter for run in runs]):
-        for counter, batch in zip(counters, batches, strict=True):
-            counter.engine.steps[0].number = counter.run.progress.step
+        for counter, batch, step in zip(counters, batches, engine.steps, strict=True):
+            probe = counter.engine.steps[0]
+            probe.number, probe.rate = step.number, step.rate
             with counter.run.drawing():
                 counter.learn(engine.complete(batch))
             first = runs[0].progress.references  # equal models: timed once

@@ -4,6 +4,8 @@ from frostline.core.sources import LoaderSource, TensorSource
 from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
 from frostline.streams.folder import image_folder
+from frostline.streams.own import from_tasks
+from frostline.streams.table import from_frame
 from frostline.streams.text import package_docs
 
 __all__ = [
@@ -12,6 +14,8 @@ __all__ = [
     "LoaderSource",
     "TensorSource",
     "from_arrays",
+    "from_frame",
+    "from_tasks",
     "image_folder",
     "load",
     "package_docs",

@@ -5,10 +5,16 @@ from typing import Any
 
 import torch
 
-from frostline.core.checks import UsageError, in_range
+from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import LoaderSource
 from frostline.core.types import TaskStream
 from frostline.streams.build import assemble, class_groups
+
+SCALINGS = {  # mean and deviation of each channel
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "half": ([0.5] * 3, [0.5] * 3),
+    "unit": ([0.0] * 3, [1.0] * 3),
+}
 
 
 def image_folder(
@@ -19,6 +25,7 @@ def image_folder(
     class_order: Any = "natural",
     image_size: int = 64,
     workers: int = 2,
+    scaling: str = "imagenet",
     validation: float = 0.0,
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
@@ -27,10 +34,14 @@ def image_folder(
     seed: int = 0,
     device: str = "cpu",
 ) -> TaskStream:
-    """Return a split stream over data_root/train/CLASS/* and data_root/test/CLASS/* (torchvision's ImageFolder)."""
+    """Return a split stream over data_root/train/CLASS/* and data_root/test/CLASS/* (torchvision's ImageFolder).
+
+    scaling: of the pixels, as the model was trained: 'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1).
+    """
+    one_of("stream.scaling", scaling, SCALINGS)
     in_range("stream.image_size", image_size, 1)
     in_range("stream.workers", workers, 0)
-    sets = _open(Path(data_root).expanduser(), image_size)
+    sets = _open(Path(data_root).expanduser(), image_size, scaling)
 
     def source(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
         size = 3 * image_size * image_size * 4
@@ -45,7 +56,7 @@ def image_folder(
     )  # fmt: skip
 
 
-def _open(root: Path, image_size: int) -> dict[bool, Any]:
+def _open(root: Path, image_size: int, scaling: str) -> dict[bool, Any]:
     """Return torchvision's ImageFolder of the training images, and of the test images, under True and False."""
     from frostline.core.torchvision_schemas import torchvision
 
@@ -57,7 +68,7 @@ def _open(root: Path, image_size: int) -> dict[bool, Any]:
         [
             transforms.Resize((image_size, image_size)),
             transforms.ToTensor(),
-            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            transforms.Normalize(*SCALINGS[scaling]),
         ]
     )
     try:

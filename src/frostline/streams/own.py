@@ -18,7 +18,7 @@ IN_MEMORY = 2**31  # bytes up to which a data set is read once and kept
 
 
 def from_tasks(
-    tasks: Sequence[tuple[Data, Data]],
+    tasks: Sequence[Sequence[Data]],
     *,
     scenario: str = "class",
     names: Sequence[str] | None = None,
@@ -111,7 +111,7 @@ def _is_pair_of_scalars(data: Any) -> bool:
 
 def _tensor(value: Any, where: str) -> Tensor:
     try:
-        return value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        return value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.require(value, requirements="W"))
     except (TypeError, ValueError) as error:
         raise UsageError(f"from_tasks: {where}: {type(value).__name__} is no array of numbers ({error}).") from error
 

@@ -48,7 +48,7 @@ def package_docs(
     in_range("stream.texts_per_package", texts_per_package, 10)
     in_range("stream.test_share", test_share, 0.01, 0.9)
     groups = class_groups(len(packages), tasks, classes_per_task, class_order, seed)
-    encode = _tokenizer(tokenizer, length)
+    encode = tokenizer_for(tokenizer, length)
     x: dict[bool, list[Tensor]] = {True: [], False: []}
     y: dict[bool, list[int]] = {True: [], False: []}
     for label, package in enumerate(packages):
@@ -67,7 +67,7 @@ def package_docs(
     )  # fmt: skip
 
 
-def _tokenizer(path: str | None, length: int) -> Any:
+def tokenizer_for(path: str | None, length: int) -> Any:
     """Return a function from texts to token ids [N, length], padded and cut."""
     try:
         from tokenizers import Tokenizer

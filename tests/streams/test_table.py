@@ -1,0 +1,171 @@
+"""Tables and texts as people have them."""
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from frostline.core.checks import UsageError
+from frostline.streams import from_frame
+from frostline.streams.table import table
+from frostline.streams.text_table import text_table
+
+
+def frame(rows=60):
+    rng = np.random.default_rng(0)
+    return pandas.DataFrame(
+        {
+            "size": rng.normal(5, 2, rows),
+            "colour": rng.choice(["red", "blue"], rows),
+            "month": [f"month {1 + i % 12}" for i in range(rows)],
+            "kind": [["a", "b", "c"][i % 3] for i in range(rows)],
+        }
+    )
+
+
+def everything(source):
+    return next(iter(source.batches(10_000)))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "npz", "safetensors"])
+def test_the_same_table_in_any_file(ending, tmp_path):
+    path = tmp_path / f"data.{ending}"
+    data = frame()[["size"]].assign(kind=[i % 3 for i in range(60)])
+    if ending in ("csv", "tsv"):
+        data.to_csv(path, sep="," if ending == "csv" else "\t", index=False)
+    else:
+        arrays = {"x": data[["size"]].to_numpy(), "y": data["kind"].to_numpy()}
+        np.savez(path, **arrays) if ending == "npz" else save_file(arrays, path)
+    stream = table(str(path), "kind", tasks=3)
+    assert [task.classes for task in stream.tasks] == [(0,), (1,), (2,)]
+    assert stream.shape == (1,)
+    both = torch.cat([everything(t.train).x for t in stream.tasks])
+    assert abs(float(both.mean())) < 1e-5  # standardised by the training rows
+    assert float(both.std()) == pytest.approx(1, abs=1e-4)
+    assert sum(len(t.train) + len(t.test) for t in stream.tasks) == 60
+
+
+def test_words_become_columns_and_classes_are_named_in_their_order():
+    stream = from_frame(frame().drop(columns="month"), "kind", tasks=3, standardise=False)
+    x = everything(stream[0].train).x
+    assert x.shape[1] == 3  # size, blue, red
+    assert set(x[:, 1:].sum(1).tolist()) == {1.0}
+    assert [task.name for task in stream.tasks] == ["0: a", "1: b", "2: c"]
+
+
+def test_a_column_in_its_order_is_drift():
+    stream = from_frame(frame(), "kind", task_column="month", features=["size"])
+    assert stream.scenario == "domain"
+    assert [task.name for task in stream.tasks] == [f"month {i}" for i in range(1, 13)]  # 2 before 10
+    assert all(task.visible is None for task in stream.tasks)
+    cut = from_frame(frame(), "kind", task_column="month", tasks=4, features=["size"])
+    assert [len(t.train) + len(t.test) for t in cut.tasks] == [15] * 4
+    rows = from_frame(frame(), "kind", task_column="row", tasks=6, features=["size"], standardise=False)
+    first = torch.cat([everything(rows[0].train).x, everything(rows[0].test).x]).sort(0).values
+    torch.testing.assert_close(first[:, 0], torch.tensor(np.sort(frame()["size"][:10]), dtype=torch.float32))
+
+
+def test_training_and_test_rows_never_meet_and_stay_the_same():
+    a, b = (from_frame(frame(), "kind", task_column="month", features=["size"], seed=s) for s in (0, 1))
+    for one, other in zip(a.tasks, b.tasks, strict=True):
+        assert torch.equal(everything(one.train).x, everything(other.train).x)
+        train, test = everything(one.train).x[:, 0].tolist(), everything(one.test).x[:, 0].tolist()
+        assert not set(train) & set(test)
+
+
+def test_other_rows_to_test_on():
+    train, test = frame(60), frame(30)
+    stream = from_frame(train, "kind", test=test, tasks=3, features=["size", "colour"])
+    assert [len(t.test) for t in stream.tasks] == [10] * 3
+    assert [len(t.train) for t in stream.tasks] == [20] * 3
+    lonely = test.assign(colour="red")
+    assert from_frame(train, "kind", test=lonely, tasks=3, features=["size", "colour"]).shape == (3,)
+
+
+def test_regression(make_run):
+    data = frame().assign(target=lambda d: d["size"] * 2)
+    stream = from_frame(data, "target", ["size"], task_column="kind", objective="regression")
+    assert stream.objective.unit == "squared error"
+    assert everything(stream[0].train).y.is_floating_point()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"label": "kidn"}, "Did you mean 'kind'"),
+        ({"task_column": "mont"}, "Did you mean 'month'"),
+        ({"features": ["sice"]}, "Did you mean 'size'"),
+        ({"objective": "regresion"}, "Did you mean 'regression'"),
+        ({"objective": "regression", "label": "size"}, r"Expected stream\.task_column"),
+        ({"scenario": "clas"}, "Did you mean 'class'"),
+        ({"test_share": 0.0}, "nearest valid value is 0.01"),
+        ({"task_column": "one"}, "has one value"),
+        ({"features": ["empty"]}, "'empty' has no value in 60 rows"),
+        ({"features": ["names"], "label": "colour"}, "at most 64 categories"),
+        ({"task_column": "month", "tasks": 100}, "nearest valid value"),
+    ],
+)
+def test_what_cannot_be_is_refused(changed, message):
+    data = frame(90 if "names" in str(changed) else 60)
+    data = data.assign(one=1, empty=np.nan, names=[f"name {i}" for i in range(len(data))])
+    with pytest.raises(UsageError, match=message):
+        from_frame(data, **{"label": "kind", "features": ["size"], **changed})
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(UsageError, match="there is no such file"):
+        table(str(tmp_path / "nowhere.csv"))
+    (tmp_path / "data.xls").write_text("")
+    with pytest.raises(UsageError, match=r"not '\.xls'"):
+        table(str(tmp_path / "data.xls"))
+    (tmp_path / "data.npz").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="could not be read"):
+        table(str(tmp_path / "data.npz"))
+    np.savez(tmp_path / "pickled.npz", x=np.array([{}, {}], dtype=object), y=np.zeros(2))
+    with pytest.raises(UsageError, match="could not be read"):  # a pickle may hold code
+        table(str(tmp_path / "pickled.npz"))
+
+
+TEXTS = [(f"please pay the bill number {i}", "pay") for i in range(6)] + [
+    (f"turn the light {i} on", "light") for i in range(6)
+]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "jsonl", "pairs.json", "split.json"])
+def test_texts_in_any_file(ending, tmp_path):
+    path = tmp_path / f"data.{ending}"
+    records = [{"text": t, "label": n} for t, n in TEXTS]
+    if ending == "csv":
+        pandas.DataFrame(records).to_csv(path, index=False)
+    elif ending == "jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        pairs = [list(pair) for pair in TEXTS]
+        content = {
+            "json": records,
+            "pairs.json": pairs,
+            "split.json": {"train": pairs, "test": pairs[::3], "other": []},
+        }
+        path.write_text(json.dumps(content[ending]))
+    stream = text_table(str(path), tasks=2, length=16)
+    assert [task.name for task in stream.tasks] == ["0: light", "1: pay"]
+    assert everything(stream[0].train).x.dtype == torch.int64
+    assert stream.shape == (16,)
+    held = [2, 2] if ending == "split.json" else [1, 1]
+    assert [len(t.test) for t in stream.tasks] == held
+
+
+def test_a_file_of_groups_says_what_a_task_is(tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps([list(pair) for pair in TEXTS]))
+    (tmp_path / "groups.json").write_text(json.dumps({"money": ["pay"], "home": ["light"]}))
+    stream = text_table(str(tmp_path / "data.json"), groups=str(tmp_path / "groups.json"), length=16)
+    assert [task.name for task in stream.tasks] == ["money", "home"]
+    assert stream.scenario == "class"
+    (tmp_path / "groups.json").write_text(json.dumps({"money": ["pay"], "home": ["lihgt"]}))
+    with pytest.raises(UsageError, match="Did you mean 'lihgt'"):
+        text_table(str(tmp_path / "data.json"), groups=str(tmp_path / "groups.json"), length=16)
+    with pytest.raises(UsageError, match="Did you mean 'text'"):
+        text_table(str(tmp_path / "data.json"), task_column="texr", length=16)
