@@ -23,7 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 QUIET = ["trainer.threads=1", "tracking=none", "figures=[]", "cost.reference_steps=0"]
 DIGITS = ["stream=split_digits", "model=mlp", "model.hidden=[32,32]", "trainer.epochs=2", "trainer.batch_size=32"]
 TASKS = [*DIGITS, "stream.scenario=task"]
-IMAGES = ["stream.samples_per_class=60", "stream.test_samples_per_class=100", "trainer.epochs=2"]
+IMAGES = [
+    "stream.scenario=class",
+    "stream.samples_per_class=60",
+    "stream.test_samples_per_class=100",
+    "trainer.epochs=2",
+]
 DEEP = ["selector.warmup_tasks=1"]
 RUNS: dict[str, list[str]] = {
     "finetune": DIGITS,

@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import math
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,16 +157,19 @@ def trainer_config(cfg: DictConfig) -> TrainerConfig:
 
 def expand(cfg: DictConfig) -> None:
     """Put the configuration of each stream that `held_out` names in the place of its name."""
-    expanded = []
+    expanded: list[dict[str, Any]] = []
     for entry in cfg.held_out:
-        given = dict(entry) if isinstance(entry, Mapping | DictConfig) else {"stream": entry}
+        given: dict[str, Any] = (
+            {str(k): v for k, v in entry.items()} if isinstance(entry, DictConfig) else {"stream": entry}
+        )
         if "_target_" not in given:
             name = given.pop("stream", None)
             if not isinstance(name, str):
                 raise UsageError(
                     f"held_out: expected the name of a stream, such as held_out=[rotated_digits], not {entry}."
                 )
-            given = {"name": name, **plain(compose_config(f"stream={name}"))["stream"], **given}
+            section: dict[str, Any] = plain(compose_config(f"stream={name}"))["stream"]
+            given = {"name": name, **section, **given}
         expanded.append(given)
     if len({entry["name"] for entry in expanded}) < len(expanded):
         raise UsageError(f"held_out: expected different streams, not {[entry['name'] for entry in expanded]}.")
