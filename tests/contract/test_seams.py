@@ -168,7 +168,7 @@ def test_a_model_that_grows_is_priced_as_it_is(make_run, count_every_step):
     evaluate = {row.task: row.flops / row.samples for row in run.meter.rows if row.phase == "evaluate"}
     assert evaluate[0] == 2 * (64 * 8 + 8 * 10)
     assert evaluate[1] == 2 * (64 * 16 + 16 * 10)
-    assert run.progress.full_flops == sum(row.flops for row in train)
+    assert run.progress.full_flops(run.progress.seen) == sum(row.flops for row in train)
 
 
 def test_a_model_that_grows_is_resumed(make_run):
@@ -457,3 +457,28 @@ def test_everything_is_frozen_or_not_but_never_written(make_run):
     run_stream(run)
     for name, value in run.model.state_dict().items():
         assert torch.equal(states[1][name], value)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "share"), [("finetune", 1.0), ("cumulative", 3.0), ("joint", 1.0), ("replay", 1.7), ("packnet", 1.5)]
+)
+def test_the_price_of_a_method_is_beside_plain_finetuning(strategy, share, make_run):
+    """`full fine-tuning of the same batches` calls replay as cheap as fine-tuning; its own data alone are what it is beside."""
+    from frostline.records.results import against_full
+
+    run = make_run(build_strategy(strategy), epochs=2)
+    run_stream(run)
+    found = against_full(run.meter, run.progress, True)
+    assert found["flops_ratio"] == pytest.approx(1.0, rel=0.02)
+    assert found["plain_flops_ratio"] == pytest.approx(share, rel=0.1)
+
+
+def test_a_task_that_is_learned_without_a_step_counts(make_run):
+    from frostline.records.results import against_full
+
+    run = make_run(build_strategy("slda"), epochs=10, reference_steps=1)
+    run_stream(run)
+    found = against_full(run.meter, run.progress, False)
+    assert sum(run.progress.plain.values()) == 10 * 500
+    assert found["plain_flops_ratio"] < 0.4
+    assert found["plain_seconds"] > 0

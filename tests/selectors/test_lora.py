@@ -66,7 +66,7 @@ def test_the_same_saving_as_the_step_cost_says(make_run):
     run_stream(run)
     assert next(r.trainable_parameters for r in run.meter.rows if r.phase == "train") < 1200
     train = sum(r.flops for r in run.meter.rows if r.phase == "train")
-    assert 0.6 < train / run.progress.full_flops < 0.8
+    assert 0.6 < train / run.progress.full_flops(run.progress.seen) < 0.8
 
 
 def test_which_layers_get_one():

@@ -9,7 +9,7 @@ from frostline.core.rng import generator
 from frostline.core.scope import Scope
 from frostline.core.types import Batch, Task
 from frostline.loop.backend import Entrance
-from frostline.loop.pricing import count_untrained, price_full, task_costs
+from frostline.loop.pricing import price_full, task_costs
 from frostline.loop.run import Run
 from frostline.selectors.base import Change
 
@@ -96,8 +96,6 @@ class Lesson:
     def consolidate(self) -> None:
         """Let the strategy remember what must not be lost."""
         run = self.run
-        if not run.progress.trained:
-            count_untrained(run, self.task)
         with self._trained().thawed() as scope, run.meter.phase("consolidate", self.task.index, count=True) as row:
             run.strategy.after_task(scope, self.task)
             row.stored_bytes = run.strategy.stored_bytes()

@@ -111,11 +111,15 @@ def time_full(run: Run, task: Task, batch: Batch) -> None:
         )
 
 
-def count_untrained(run: Run, task: Task) -> None:
-    """Let full fine-tuning's price count a task that was learned without a step, for as many passes as others have."""
-    samples = run.settings.epochs * len(task.train)
-    run.progress.seen[run.shape] = run.progress.seen.get(run.shape, 0) + samples
-    time_full(run, task, next(iter(task.train.batches(run.settings.batch_size))))
+def count_plain(run: Run, index: int) -> None:
+    """Count what plain fine-tuning would have seen of the task: its own data, in every pass, however it was learned."""
+    settings, own = run.settings, run.stream[index].train
+    samples = settings.epochs * len(own)
+    if settings.max_steps is not None:
+        samples = min(samples, settings.max_steps * settings.batch_size)
+    run.progress.plain[run.shape] = run.progress.plain.get(run.shape, 0) + samples
+    if not run.progress.trained:  # no step was taken beside which one could have been timed
+        time_full(run, run.stream[index], next(iter(own.batches(settings.batch_size))))
 
 
 def task_costs(run: Run, task: Task) -> TaskCosts:

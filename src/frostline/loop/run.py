@@ -1,7 +1,7 @@
 """Run: what a run is made of, how far it has come, and who watches it."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,9 +71,10 @@ class Progress:
 
     prepared: tasks that the strategy has prepared the model for. task, part, step: where it is, the step of the open part
     over all its epochs. thawed: what the selector chose when the part began. change: what trains now. trained: all that
-    trained in the open task. seen: samples of all training steps so far, by the shape of the model. references: what full
-    fine-tuning takes for one of them, likewise. state_bytes: gradients and optimizer state, a task each.
-    optimizer_memory: the optimizer's state of parameters that are not in it now.
+    trained in the open task. seen: samples of all training steps so far, by the shape of the model. plain: those that plain
+    fine-tuning would have seen, each task's own data in every pass. references: what full fine-tuning takes for one, likewise.
+    state_bytes: gradients and optimizer state, a task each. optimizer_memory: the optimizer's state of parameters that are
+    not in it now.
     """
 
     prepared: int = 0
@@ -87,6 +88,7 @@ class Progress:
     loss: list[Row] = field(default_factory=list)
     held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    plain: dict[str, int] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
     state_bytes: list[dict[str, int]] = field(default_factory=list)
     optimizer_memory: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -118,11 +120,10 @@ class Progress:
             self.trained = []
         self.task, self.part, self.step, self.thawed, self.change = task, part, 0, None, None
 
-    @property
-    def full_flops(self) -> float:
-        """What full fine-tuning of the same batches would have taken so far, in operations."""
+    def full_flops(self, samples: Mapping[str, int]) -> float:
+        """Return what full fine-tuning takes for so many samples of each shape of the model, in operations."""
         prices = {shape: reference.flops_per_sample or 0.0 for shape, reference in self.references.items()}
-        return sum(count * prices.get(shape, 0.0) for shape, count in self.seen.items())
+        return sum(count * prices.get(shape, 0.0) for shape, count in samples.items())
 
     @property
     def reference_seconds(self) -> float | None:

@@ -16,7 +16,7 @@ from frostline.loop.evaluation import record_nothing
 from frostline.loop.lesson import Lesson
 from frostline.loop.optimizing import close_optimizer, rates_change
 from frostline.loop.plain import Alone
-from frostline.loop.pricing import StepCounter
+from frostline.loop.pricing import StepCounter, count_plain
 from frostline.loop.run import Run
 from frostline.loop.stepping import take_step
 from frostline.loop.watching import Lookout
@@ -59,8 +59,9 @@ def learn_task(runs: Sequence[Run], index: int) -> None:
     for run in runs:
         if run not in learning:
             record_nothing(run)
-        run.progress.begin_part(index + 1)
         with run.drawing():
+            count_plain(run, index)
+            run.progress.begin_part(index + 1)
             for observer in run.observers:
                 observer.task_done(run, index)
         _save(run)

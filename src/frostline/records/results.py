@@ -125,26 +125,28 @@ def _filled(rows: Sequence[Row], tasks: int) -> list[Row]:
 
 
 def against_full(meter: CostMeter, progress: Progress, saw_everything: bool) -> dict[str, float | None]:
-    """Return this run's learning beside plain full fine-tuning of the same batches.
+    """Return this run's learning beside full fine-tuning: of the same batches, and (`plain_...`) of each task's own data alone.
 
-    flops: from the step-cost model. seconds: from the reference steps timed on this machine during the run, or the
-    run's own training seconds where it trained everything anyway (then the ratio is about the strategy alone). A task that was
-    learned without a step counts as if full fine-tuning had passed over it as often as over the others.
+    The first says what freezing saved; the second what the method costs altogether, with replayed samples and second passes.
+    Operations are from the step-cost model, seconds from the reference steps timed on this machine during the run, or from the
+    run's own steps where it trained everything anyway.
     """
     learning = [row for row in meter.rows if row.phase in TRAINING_PHASES]
     spent, took = sum(row.flops for row in learning), sum(row.seconds for row in learning)
-    flops, per_sample = progress.full_flops, progress.reference_seconds
-    seconds = None if per_sample is None else per_sample * sum(progress.seen.values())
-    if per_sample is None and saw_everything:
-        seconds = sum(row.seconds for row in learning if row.phase == "train")
-    return {
-        "flops": flops,
-        "seconds": seconds,
-        "learning_flops": spent,
-        "learning_seconds": took,
-        "flops_ratio": spent / flops if flops else None,
-        "seconds_ratio": took / seconds if seconds else None,
-    }
+    seen, per_sample = sum(progress.seen.values()), progress.reference_seconds
+    if per_sample is None and saw_everything and seen:
+        per_sample = sum(row.seconds for row in learning if row.phase == "train") / seen
+    found: dict[str, float | None] = {"learning_flops": spent, "learning_seconds": took}
+    for prefix, samples in (("", progress.seen), ("plain_", progress.plain)):
+        flops = progress.full_flops(samples)
+        seconds = None if per_sample is None else per_sample * sum(samples.values())
+        found |= {
+            f"{prefix}flops": flops,
+            f"{prefix}seconds": seconds,
+            f"{prefix}flops_ratio": spent / flops if flops else None,
+            f"{prefix}seconds_ratio": took / seconds if seconds else None,
+        }
+    return found
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

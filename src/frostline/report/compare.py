@@ -189,7 +189,7 @@ def _value(run: dict[str, Any], column: str) -> float | None:
     if column == "learned":
         return outcome(run)["learned"]
     if column == "of_full":
-        return run["full_finetuning"]["flops_ratio"]
+        return outcome(run)["flops"]
     values = [r[column] for r in run["ledger"] if r["phase"] in results.TRAINING_PHASES and r[column] is not None]
     return sum(values) if values else None
 

@@ -12,8 +12,8 @@ def outcome(content: dict[str, Any]) -> dict[str, float | None]:
     """Return what a run learned, kept and cost, None where its rows do not say.
 
     before, after: mean accuracy on a task untrained and right after learning it; learned: the difference. was, kept: mean
-    accuracy on all tasks but the last, right after each was learned and at the end. flops, seconds: shares of what full
-    fine-tuning of the same batches takes.
+    accuracy on all tasks but the last, right after each was learned and at the end. flops, seconds: shares of what plain
+    full fine-tuning of each task's own data takes.
     """
     R = metrics.matrix(content["accuracy"])
     diagonal, untrained, last = np.diagonal(R[1:]), R[0], R[-1]
@@ -25,7 +25,10 @@ def outcome(content: dict[str, Any]) -> dict[str, float | None]:
         "was": diagonal[:-1].mean() if len(diagonal) > 1 else np.nan,
         "kept": last[:-1].mean() if len(diagonal) > 1 else np.nan,
     }
-    shares = {"flops": full["flops_ratio"], "seconds": full["seconds_ratio"]}
+    shares = {
+        kind: full.get(f"plain_{kind}_ratio", full[f"{kind}_ratio"])  # results of schema 1 have the latter only
+        for kind in ("flops", "seconds")
+    }
     return {name: None if np.isnan(value) else float(value) for name, value in found.items()} | shares
 
 

@@ -1,0 +1,70 @@
+"""What the docs show is run as they show it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def blocks(document, language):
+    text = (ROOT / document).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_readmes_python(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("README.md", "python")
+    assert len(code.strip().splitlines()) <= 12
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "cost.png").stat().st_size > 10_000
+    assert "Learned " in capsys.readouterr().out
+
+
+def test_the_notebook(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs/from_python.ipynb").read_text())["cells"]
+    space: dict = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), space)
+    said = capsys.readouterr().out
+    assert said.count("Learned ") == 3
+    assert (
+        space["partial"].content["full_finetuning"]["flops_ratio"]
+        < space["full"].content["full_finetuning"]["flops_ratio"]
+    )
+    assert space["scope"].names == {"2.weight", "2.bias", "4.weight", "4.bias"}
+
+
+def test_a_strategy_and_a_selector_outside_the_repository(tmp_path):
+    """The two files of each example in a folder of one's own, as the page says."""
+    strategy, selector = blocks("docs/adding-a-strategy.md", "python")
+    strategy_yaml, selector_yaml = blocks("docs/adding-a-strategy.md", "yaml")
+    (tmp_path / "mine.py").write_text(f"{strategy}\n\n{selector}")
+    for group, name, text in (("strategy", "l2", strategy_yaml), ("selector", "cheapest", selector_yaml)):
+        folder = tmp_path / "conf" / group
+        folder.mkdir(parents=True)
+        (folder / f"{name}.yaml").write_text(re.sub(r"frostline\.\w+\.\w+\.(\w+)", r"mine.\1", text))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "frostline", "run", "--config-dir", "conf", "strategy=[replay,l2]", "selector=cheapest",
+            "stream=split_digits", "model=mlp", "trainer.epochs=1", "tracking=none", "figures=[]", "cost.reference_steps=0",
+            "strategy.l2.strength=0.5",
+        ],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "replay + l2 with Cheapest" in done.stdout
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(document):
+    text = (ROOT / document).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert (ROOT / document).parent.joinpath(target).exists(), target
