@@ -142,3 +142,13 @@ def test_the_program_is_checked_against_the_run(digits_run, tmp_path):
 
 def test_every_model_yaml_takes_weights():
     check(compose_config("model=resnet18", "model.weights=somewhere"))
+
+
+def test_onnx_answers_as_the_run_did(digits_run, tmp_path):
+    """For another size of batch too."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert export(digits_run, tmp_path / "out", "onnx")["model.onnx"] < 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
+    x = load_file(digits_run / "served.safetensors")["x"]
+    many = torch.cat([x] * 3).numpy()
+    assert session.run(None, {session.get_inputs()[0].name: many})[0].shape == (6, 10)

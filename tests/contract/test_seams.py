@@ -482,3 +482,15 @@ def test_a_task_that_is_learned_without_a_step_counts(make_run):
     assert sum(run.progress.plain.values()) == 10 * 500
     assert found["plain_flops_ratio"] < 0.4
     assert found["plain_seconds"] > 0
+
+
+def test_distillation_asks_no_head_of_a_net(make_run):
+    """A plain nn.Sequential, domain-incremental: the classes are all that it answers for."""
+
+    def plain(shape, classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, classes))
+
+    run = make_run(LwF(), stream=own_tensors(), model=plain, epochs=2)
+    run_stream(run)
+    assert run.strategy.groups
+    assert run.progress.accuracy[-1][-1] is not None

@@ -1,6 +1,7 @@
 """A run's model for others: weights under the names of the library they come from, and a program that needs nothing of ours."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,10 @@ def _onnx(model: nn.Module, x: torch.Tensor, path: Path) -> torch.Tensor:
         raise UsageError(
             "format=onnx needs onnx, onnxscript and onnxruntime: pip install 'frostline[onnx]'."
         ) from error
-    torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False)
+    dynamic: Any = ({0: torch.export.Dim("batch")},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own inside
+        torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False, dynamic_shapes=dynamic)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 

@@ -33,7 +33,7 @@ class LwF(Strategy):
         in_range("strategy.lwf.strength", self.strength, 0)
         in_range("strategy.lwf.temperature", self.temperature, 0, above=True)
         self.teacher: dict[str, Tensor] = {}
-        self.groups: list[Tensor] = []  # classes that belong together, as places among the logits
+        self.groups: list[Tensor] = []  # classes that belong together, as places among the logits; none: all of them
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Copy what is about to move, the first time in a task that it does."""
@@ -46,7 +46,8 @@ class LwF(Strategy):
             return logits.new_zeros(())
         old = step.teacher(batch, self.teacher)
         counts = step.task.objective.counted(batch.y)
-        terms = [self._divergence(step.raw[..., group], old[..., group]) for group in self.groups]
+        places = [group if len(group) else slice(None) for group in self.groups]
+        terms = [self._divergence(step.raw[..., place], old[..., place]) for place in places]
         each = torch.stack(terms).sum(0)
         scale = self.strength * (self.temperature**2 if self.rescale else 1.0)
         return scale * (each * counts).sum() / counts.sum()
@@ -62,12 +63,8 @@ class LwF(Strategy):
         if not isinstance(task.objective, Classification):
             return
         if task.visible is None:
-            self.groups = [torch.arange(len(self._head(scope)), device=self._head(scope).device)]
+            self.groups = [torch.zeros(0, dtype=torch.int64)]
         elif task.visible.ndim == 1:
             self.groups = [task.visible.nonzero().squeeze(1)]
         else:
             self.groups = [*self.groups, task.visible[task.index].nonzero().squeeze(1)]
-
-    @staticmethod
-    def _head(scope: Scope) -> Tensor:
-        return scope.model.head.weight  # type: ignore[union-attr, return-value]
