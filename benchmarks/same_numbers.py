@@ -1,4 +1,4 @@
-"""Does a change leave every number as it was? Accuracy, operations and weights of some twenty runs, bit for bit.
+"""Does a change leave every number as it was? Accuracy, operations and weights of some thirty runs, bit for bit.
 
     python benchmarks/same_numbers.py --record before.json     # in the checkout before the change
     python benchmarks/same_numbers.py --against before.json    # in the one after it; exit code 1 where anything differs
@@ -67,6 +67,13 @@ RUNS: dict[str, list[str]] = {
         "stream=package_docs", "stream.packages=[rich,networkx,scipy,sympy]", "stream.tasks=2", "stream.length=16",
         "stream.texts_per_package=40", "model=minilm", "selector=last_k", "optimizer=adamw", "trainer.epochs=2",
     ],
+    "lwf_cosine": [*DIGITS, "strategy=[lwf,replay]", "schedule=cosine", "schedule.warmup=0.1", "selector=lisa"],
+    "der_pp": [*DIGITS, "strategy=[replay,der_pp]", "selector=last_k", *DEEP],
+    "er_ace": [*DIGITS, "strategy=[replay,er_ace]", "held_out=[rotated_digits]"],
+    "packnet": [*TASKS, "strategy=packnet", "selector=fisher", "selector.fraction=0.6", *DEEP],
+    "slda": [*DIGITS, "strategy=slda"],
+    "continual_backprop": [*TASKS, "strategy=continual_backprop", "optimizer=adam", "strategy.continual_backprop.rate=0.01"],
+    "seeds_lwf": [*TASKS, "strategy=lwf", "trainer.seeds=[0,1]"],
     "seeds": [*TASKS, "strategy=[replay,ewc]", "selector=last_k", *DEEP, "trainer.seeds=[0,1]"],
     "seeds_adam": [*DIGITS, "strategy=replay", "optimizer=adam", "trainer.seeds=[3,4,5]"],
 }  # fmt: skip
@@ -113,6 +120,9 @@ def main() -> None:
         before = json.loads(options.against.read_text())
         wrong = 0
         for name, own in found.items():
+            if name not in before:
+                print(f"{name:20} not recorded before")
+                continue
             parts = {key for run in own for key in own[run] if own[run][key] != before[name].get(run, {}).get(key)}
             wrong += bool(parts or own.keys() != before[name].keys())
             print(f"{name:20} {'other ' + ', '.join(sorted(parts)) if parts else 'the same'}", flush=True)

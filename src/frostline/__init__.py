@@ -25,13 +25,15 @@ _PUBLIC = {
     "Suite": "core.types",
     "Buffer": "core.buffers",
     "CostMeter": "costs.meter",
+    "TaskCosts": "costs.step",
     "from_tasks": "streams.own",
     "UsageError": "core.checks",
 }
-__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return list(_PUBLIC)
     if name not in _PUBLIC:
         raise AttributeError(f"module 'frostline' has no attribute {name!r}")
     return getattr(import_module(f"frostline.{_PUBLIC[name]}"), name)

@@ -176,3 +176,16 @@ def test_public_names_are_there_and_import_without_torch():
         _ = frostline.rnu
     code = "import sys, frostline; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_trainers_settings_are_not_ignored(pairs):
+    """Layout, fused updates and precision are those of the command line."""
+    conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    result = frostline.run(
+        conv, pairs, epochs=1, progress=False, channels_last="on", optimizer="adam", fused="on", lr=1e-3
+    )
+    assert result.model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    with pytest.raises(frostline.UsageError, match="tf32"):
+        frostline.run(conv, pairs, epochs=1, progress=False, precision="tf32")
+    with pytest.raises(frostline.UsageError, match="has no fused kernel"):
+        frostline.run(conv, pairs, epochs=1, progress=False, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), fused="on")

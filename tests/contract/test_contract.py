@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from frostline.app.config import check, conf_dir, register
+from frostline.app.config import check, conf_dir, register, without
 from frostline.core.scope import everything
 from frostline.costs import totals
 from frostline.loop import watching as lookout
@@ -304,7 +304,7 @@ def test_every_model_yaml_builds_and_runs(name, tmp_path):
     cfg = configured(f"model={name}", *settings.get(name, []))
     check(cfg)
     text = name in ("huggingface", "minilm")
-    model = instantiate(cfg.model, shape=(9,) if text else (3, 32, 32), classes=4)
+    model = instantiate(without(cfg.model, "weights"), shape=(9,) if text else (3, 32, 32), classes=4)
     assert model(torch.randint(1, 50, (2, 9)) if text else torch.randn(2, 3, 32, 32)).shape == (2, 4)
     state = torch.randint(1, 50, (2, 9)) if text else torch.randn(2, 3, 32, 32)
     model.eval()

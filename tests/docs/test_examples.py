@@ -1,5 +1,6 @@
 """What the docs show is run as they show it."""
 
+import csv
 import json
 import os
 import re
@@ -60,6 +61,14 @@ def test_a_strategy_and_a_selector_outside_the_repository(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "replay + l2 with Cheapest" in done.stdout
+    ledger = next(tmp_path.glob("outputs/*/*/ledger.csv"))
+    rows = csv.DictReader(ledger.read_text().splitlines())
+    trained = {int(row["trainable_parameters"]) for row in rows if row["phase"] == "train"}
+    whole, head_and = (
+        64 * 400 + 400 + 400 * 400 + 400 + 4010,
+        400 * 400 + 400 + 4010,
+    )  # the deeper hidden layer costs least
+    assert trained == {whole, head_and}
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])

@@ -7,7 +7,18 @@ from rich.table import Table
 from frostline.app.config import conf_dir
 from frostline.report.console import wide_console
 
-GROUPS = ("experiment", "stream", "model", "strategy", "selector", "optimizer", "trainer", "cost", "tracking")
+GROUPS = (
+    "experiment",
+    "stream",
+    "model",
+    "strategy",
+    "selector",
+    "optimizer",
+    "schedule",
+    "trainer",
+    "cost",
+    "tracking",
+)
 
 
 def show_options() -> None:

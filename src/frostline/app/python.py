@@ -18,6 +18,7 @@ from frostline.core.scope import Scope
 from frostline.core.sources import MemorySource
 from frostline.core.types import Batch, Task, TaskStream
 from frostline.costs import CostMeter, Prices, StepCosts, TaskCosts
+from frostline.loop.precision import set_precision
 from frostline.loop.pricing import task_costs
 from frostline.loop.run import Moment, Observer, Run
 from frostline.loop.schedules import Schedule
@@ -27,6 +28,7 @@ from frostline.records import results
 from frostline.records.writer import contents_of
 from frostline.selectors.base import Selector
 from frostline.speed.fast import Fast
+from frostline.speed.layouts import with_fused, with_kernels, with_layout
 from frostline.speed.prefix import check_settings
 from frostline.strategies.base import Strategy
 from frostline.strategies.chain import Chain
@@ -164,9 +166,10 @@ def run(
     trainer: settings of the section trainer, such as epochs=5, batch_size=64. Nothing is written; Result.save does. UsageError
     for what cannot be.
     """
-    settings = TrainerConfig(**{"compile": "off", **_known(trainer)})
+    settings = TrainerConfig(**{"compile": "off", "kernels": "off", **_known(trainer)})
     settings.check()
     device = next(model.parameters(), torch.zeros(())).device
+    set_precision(settings.precision, device)
     stream = _stream(stream, seed, device)
     chosen = list(strategy) if isinstance(strategy, list | tuple) else [strategy]
     members = [member for each in chosen for member in _strategies(each, seed)]
@@ -175,12 +178,12 @@ def run(
     method = members[0] if len(members) == 1 else Chain(members)
     rule = _object(selector, "selector", seed)
     pace = _object(schedule, "schedule", seed)
-    net = copy.deepcopy(model)
+    net = with_kernels(with_layout(copy.deepcopy(model), settings.channels_last), settings.kernels, device)
     rule.prepare(net)
     check_settings(settings, net)
     method.check(net, stream)
     _check_fits(net, stream)
-    step = _optimizer(optimizer, lr)
+    step = with_fused(_optimizer(optimizer, lr), settings.fused)
     bar = [_Bar()] if progress else []
     meter = CostMeter(device, Prices(price_per_hour))
     this = Run(

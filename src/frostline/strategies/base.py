@@ -18,7 +18,7 @@ AT_STEPS = ("augment", "criterion", "penalty", "project", "after_step")  # hooks
 class Strategy:
     """Fine-tuning; a method overrides the hooks that it needs and nothing else.
 
-    The loop calls, for each task: task, prepare, parts, before_task; whenever something thaws, thawing; at each step augment,
+    The loop calls, for each task: prepare, task, parts, before_task; whenever something thaws, thawing; at each step augment,
     criterion + penalty, project, after_step; after each part after_part; at the end after_task. Everything that a method
     remembers is in its state_dict, as tensors and plain values: the same dictionary restores it after a kill, undoes the
     probe that counts a step's operations, and says how many bytes it keeps. `keeps` names the attributes that it is made of.
