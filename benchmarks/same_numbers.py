@@ -118,15 +118,16 @@ def main() -> None:
         print(f"{len(found)} runs recorded in {options.record}")
     if options.against:
         before = json.loads(options.against.read_text())
-        wrong = 0
+        wrong, new = 0, found.keys() - before.keys()
         for name, own in found.items():
-            if name not in before:
+            if name in new:
                 print(f"{name:20} not recorded before")
                 continue
             parts = {key for run in own for key in own[run] if own[run][key] != before[name].get(run, {}).get(key)}
             wrong += bool(parts or own.keys() != before[name].keys())
             print(f"{name:20} {'other ' + ', '.join(sorted(parts)) if parts else 'the same'}", flush=True)
-        print(f"{len(found) - wrong} of {len(found)} runs are the same bits")
+        compared = len(found) - len(new)
+        print(f"{compared - wrong} of {compared} runs are the same bits" + (f", {len(new)} are new" if new else ""))
         raise SystemExit(wrong > 0)
 
 

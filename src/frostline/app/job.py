@@ -1,6 +1,7 @@
 """One run from its configuration: build the parts, train, and leave the results in the run's folder."""
 
 import copy
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -115,6 +116,8 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
         )
     if first.trainer.threads is not None:
         torch.set_num_threads(first.trainer.threads)
+    elif alone and device.type == "cpu":
+        _say_if_busy()
     with ExitStack() as cleanup:
         reporter = TerminalReport(
             " + ".join(first.strategy), [job.cfg.seed for job in jobs], whole=whole, bar=alone, brief=brief
@@ -149,6 +152,18 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
         if len(jobs) > 1:
             reporter.summary(contents, jobs[0].folder.parent)
     return contents
+
+
+def _say_if_busy() -> None:
+    """Say that other work keeps the processor busy: threads that wait for each other then make steps ten times as long."""
+    import psutil
+
+    busy = psutil.cpu_percent(0.1) / 100 * (os.cpu_count() or 1)  # of others: this process sleeps meanwhile
+    if torch.get_num_threads() > 1 and busy > 0.5:
+        print(
+            f"frostline: other work keeps {busy:.1f} of {os.cpu_count()} cores busy. {torch.get_num_threads()} threads that wait "
+            "for each other can then take ten times as long as one; trainer.threads=1 waits for nobody."
+        )
 
 
 def choose_device(name: str) -> torch.device:
