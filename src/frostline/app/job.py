@@ -161,8 +161,8 @@ def _say_if_busy() -> None:
     busy = psutil.cpu_percent(0.1) / 100 * (os.cpu_count() or 1)  # of others: this process sleeps meanwhile
     if torch.get_num_threads() > 1 and busy > 0.5:
         print(
-            f"frostline: other work keeps {busy:.1f} of {os.cpu_count()} cores busy. {torch.get_num_threads()} threads that wait "
-            "for each other can then take ten times as long as one; trainer.threads=1 waits for nobody."
+            f"frostline: other work keeps {busy:.1f} of {os.cpu_count()} cores busy. Threads that wait for each other can then "
+            "take ten times as long as one; trainer.threads=1 waits for nobody."
         )
 
 
