@@ -409,6 +409,16 @@ def test_imports_are_left_out_of_garbage_collection_which_then_goes_on(tmp_path)
     assert int(second) <= int(first)  # what a run makes is collected when the next one begins
 
 
+def test_list_prints_what_the_files_say(capsys):
+    """Brackets are no markup."""
+    from frostline.app.listing import show_options
+
+    show_options()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "strategy=[replay,er_ace]" in said
+    assert "schedule=" in said
+
+
 def test_help_is_quick_and_complete(cli, tmp_path):
     begin = time.perf_counter()
     done = cli(tmp_path, "--help")

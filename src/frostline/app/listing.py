@@ -2,6 +2,7 @@
 
 import os
 
+from rich.markup import escape
 from rich.table import Table
 
 from frostline.app.config import conf_dir
@@ -29,7 +30,7 @@ def show_options() -> None:
         for path in sorted((conf_dir() / group).glob("*.yaml")):
             comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
             said = [c for c in comments if not c.startswith("@package")]
-            table.add_row(path.stem, said[0] if said else "")
+            table.add_row(path.stem, escape(said[0]) if said else "")
         console.print(table)
 
 
