@@ -78,3 +78,14 @@ def test_figure_has_a_point_for_each_configuration():
 def test_numbers_for_people():
     assert [si(v) for v in (None, 0, 999, 1_500, 2.5e9)] == ["", "0", "999", "1.5 k", "2.5 G"]
     assert [size(v) for v in (0, 512, 2048, 3 * 2**20)] == ["", "512 B", "2 KiB", "3 MiB"]
+
+
+def test_brackets_in_names_are_printed(capsys):
+    """Task and folder names are text, not markup."""
+    from rich.console import Console
+
+    from frostline.report.tables import accuracy_table
+
+    content = {"stream": {"tasks": ["[red]a", "b"]}, "accuracy": [[0.1, 0.2], [0.9, 0.2], [0.8, 0.9]]}
+    Console(width=120).print(accuracy_table(content))
+    assert capsys.readouterr().out.count("[red]a") == 2

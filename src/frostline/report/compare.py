@@ -69,7 +69,7 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
     figure = accuracy_against_cost(groups)
     for ending in ("png", "pdf"):
         figure.savefig(out / f"accuracy_against_cost.{ending}", dpi=150)
-    console.print(f"Table and figure: [bold]{out}[/]", soft_wrap=True)
+    console.print(f"Table and figure: [bold]{escape(str(out))}[/]", soft_wrap=True)
     return groups
 
 
@@ -100,12 +100,12 @@ def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]
             try:
                 content = results.read(path.parent)
             except (ValueError, json.JSONDecodeError) as error:
-                console.print(f"[yellow]left out: {path}: {error}[/]", soft_wrap=True)
+                console.print(f"[yellow]left out: {escape(str(path))}: {escape(str(error))}[/]", soft_wrap=True)
                 continue
             if content["status"] == "complete":
                 found[path.resolve()] = content
             else:
-                console.print(f"[yellow]left out: {path.parent} is {content['status']}[/]", soft_wrap=True)
+                console.print(f"[yellow]left out: {escape(str(path.parent))} is {content['status']}[/]", soft_wrap=True)
     if not found:
         where = ", ".join(map(str, folders))
         raise UsageError(
@@ -208,7 +208,9 @@ def _table(groups: list[Group]) -> Table:
     for column in shown:
         table.add_column(HEADS.get(column, column), justify="right", no_wrap=True)
     for group in sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0]):
-        table.add_row(group.label, str(len(group.runs)), *(cell(column, group.interval(column)) for column in shown))
+        table.add_row(
+            escape(group.label), str(len(group.runs)), *(cell(column, group.interval(column)) for column in shown)
+        )
     return table
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 LONG_BILL = 24  # rows; a longer bill is summed over tasks, the ledger file has every row
@@ -15,12 +16,12 @@ def accuracy_table(content: dict[str, Any]) -> Table:
     table = Table(title="Test accuracy after each task", box=SIMPLE_HEAD)
     table.add_column("after \\ on")
     for name in tasks:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for i, row in enumerate(content["accuracy"]):
         cells = ["" if v is None else f"{v:.3f}" for v in row]
         if i:
             cells[i - 1] = f"[bold]{cells[i - 1]}[/]"
-        table.add_row("untrained" if i == 0 else tasks[i - 1], *cells)
+        table.add_row("untrained" if i == 0 else escape(tasks[i - 1]), *cells)
     return table
 
 

@@ -47,8 +47,8 @@ class TerminalReport(Observer):
         size = sum(p.numel() for p in run.model.parameters())
         going_on = f", going on at task {progress.task}" if progress.accuracy else ""
         self.console.print(
-            f"[bold]{stream.name}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
-            f"{self.strategy} with {run.selector}{self._which()}  "
+            f"[bold]{escape(stream.name)}[/] ({stream.scenario}-incremental, {len(stream)} tasks)  "
+            f"{escape(self.strategy)} with {escape(str(run.selector))}{self._which()}  "
             f"{si(size)} parameters on {run.device}{going_on}",
             soft_wrap=True,
         )
@@ -88,7 +88,9 @@ class TerminalReport(Observer):
             self._progress.update(self._progress.task_ids[0], completed=index + 1)
             if row[index] is not None:
                 seen = [f"{a:.2f}" for a in row[: index + 1] if a is not None]
-                self._progress.console.print(f"[dim]after {run.stream[index].name:<12} accuracy {' '.join(seen)}[/]")
+                self._progress.console.print(
+                    f"[dim]after {escape(run.stream[index].name):<12} accuracy {' '.join(seen)}[/]"
+                )
 
     def close(self) -> None:
         """Take the bar away."""
