@@ -189,3 +189,68 @@ def test_the_trainers_settings_are_not_ignored(pairs):
         frostline.run(conv, pairs, epochs=1, progress=False, precision="tf32")
     with pytest.raises(frostline.UsageError, match="has no fused kernel"):
         frostline.run(conv, pairs, epochs=1, progress=False, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), fused="on")
+
+
+def test_a_wider_net_and_labels_in_a_column(pairs):
+    """A net for ten classes where the stream has fewer so far; labels [N, 1] are one a sample."""
+    few = [pairs[0], pairs[1]]
+    column = [tuple((x, np.asarray(y)[:, None]) for x, y in pair) for pair in few]
+    a, b = (frostline.run(net(), given, "replay", epochs=2, progress=False) for given in (few, column))
+    assert a.accuracy.equals(b.accuracy)
+    assert float(a.accuracy.max().max()) <= 1.0
+    for strategy in ("finetune", "lwf", "der_pp"):
+        assert frostline.run(net(), few, strategy, epochs=2, progress=False).accuracy.iloc[1, 0] > 0.8
+
+
+def test_labels_of_another_shape_are_refused(pairs):
+    hot = [tuple((x, np.eye(10, dtype=int)[np.asarray(y)]) for x, y in pair) for pair in pairs]
+    with pytest.raises(frostline.UsageError, match=r"Labels of shape \[\d+, 10\] for logits"):
+        frostline.run(net(), frostline.from_tasks(hot, scenario="domain", classes=10), progress=False)
+
+
+def test_what_the_user_froze_is_not_thawed_unasked(pairs):
+    model = net()
+    model[1].weight.requires_grad_(False)
+    with pytest.raises(frostline.UsageError, match=r"1\.weight has requires_grad=False"):
+        frostline.run(model, pairs, progress=False)
+    with pytest.raises(frostline.UsageError, match=r"nn\.Module with parameters"):
+        frostline.run("mlp", pairs, progress=False)
+
+
+def test_the_rate_reaches_an_optimizer_that_is_a_class(pairs):
+    runs = [
+        frostline.run(net(), pairs, optimizer=torch.optim.Adam, lr=lr, epochs=1, progress=False) for lr in (1e-5, 0.05)
+    ]
+    assert not torch.equal(runs[0].model[1].weight, runs[1].model[1].weight)
+
+
+class Named(nn.Module):
+    """Attributes that other people call blocks, stages, head and hidden_units."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU())
+        self.blocks = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+        self.hidden_units, self.head = 16, nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.head(self.blocks(self.stages(x)))
+
+
+@pytest.mark.parametrize("strategy", ["partial", "continual_backprop"])
+def test_attributes_of_the_same_name_are_not_ours(strategy, pairs):
+    torch.manual_seed(0)
+    result = frostline.run(Named(), pairs, strategy, epochs=5, optimizer="adam", lr=0.01, progress=False)
+    assert result.accuracy.iloc[1, 0] > 0.5
+
+
+def test_max_steps_are_no_saving():
+    result = frostline.run(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+        "split_digits",
+        max_steps=2,
+        epochs=5,
+        batch_size=2000,
+        progress=False,
+    )
+    assert result.content["full_finetuning"]["plain_flops_ratio"] == pytest.approx(1.0)

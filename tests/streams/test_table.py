@@ -169,3 +169,23 @@ def test_a_file_of_groups_says_what_a_task_is(tmp_path):
         text_table(str(tmp_path / "data.json"), groups=str(tmp_path / "groups.json"), length=16)
     with pytest.raises(UsageError, match="Did you mean 'text'"):
         text_table(str(tmp_path / "data.json"), task_column="texr", length=16)
+
+
+def test_test_rows_lack_no_column_and_constants_stay_small():
+    train = frame().assign(rare="common")
+    test = frame(30).assign(rare="common")
+    with pytest.raises(UsageError, match="no column 'size'"):
+        from_frame(train, "kind", test=test.drop(columns="size"), tasks=3)
+    test.loc[5, "rare"] = "odd"
+    stream = from_frame(
+        train.assign(one=1.0), "kind", test=test.assign(one=7.0), tasks=3, features=["size", "rare", "one"]
+    )
+    assert max(float(everything(t.test).x.abs().max()) for t in stream.tasks) < 10
+
+
+def test_large_numbers_keep_their_differences():
+    data = frame().assign(time=1.6e9 + np.arange(60))
+    stream = from_frame(data, "kind", ["time"], tasks=3)
+    assert len(torch.cat([everything(t.train).x for t in stream.tasks]).unique()) == sum(
+        len(t.train) for t in stream.tasks
+    )

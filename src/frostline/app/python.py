@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +168,8 @@ def run(
     """
     settings = TrainerConfig(**{"compile": "off", "kernels": "off", **_known(trainer)})
     settings.check()
-    device = next(model.parameters(), torch.zeros(())).device
+    _check_model(model)
+    device = next(model.parameters()).device
     set_precision(settings.precision, device)
     stream = _stream(stream, seed, device)
     chosen = list(strategy) if isinstance(strategy, list | tuple) else [strategy]
@@ -182,7 +183,7 @@ def run(
     rule.prepare(net)
     check_settings(settings, net)
     method.check(net, stream)
-    _check_fits(net, stream)
+    stream = _fitting(net, stream)
     step = with_fused(_optimizer(optimizer, lr), settings.fused)
     bar = [_Bar()] if progress else []
     meter = CostMeter(device, Prices(price_per_hour))
@@ -268,6 +269,8 @@ def _object(given: Any, group: str, seed: int) -> Any:
 
 
 def _optimizer(given: Any, lr: float) -> Any:
+    if isinstance(given, type):
+        return partial(given, lr=lr)
     if callable(given):
         return given
     if given not in OPTIMIZERS:
@@ -275,8 +278,19 @@ def _optimizer(given: Any, lr: float) -> Any:
     return partial(OPTIMIZERS[given], lr=lr)
 
 
-def _check_fits(model: nn.Module, stream: TaskStream) -> None:
-    """Refuse a model that cannot answer for the stream's samples, before anything is trained."""
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        raise UsageError(f"model: expected an nn.Module with parameters, not {model!r:.60}.")
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    if frozen:
+        raise UsageError(
+            f"{frozen[0]} has requires_grad=False: what trains is for the selector to say. Thaw it, and use a selector such as "
+            "selector='last_k', or Pattern(include=[...]) for names of your own."
+        )
+
+
+def _fitting(model: nn.Module, stream: TaskStream) -> TaskStream:
+    """Return the stream with as many classes as the model has logits; refuse a model that cannot answer for its samples."""
     batch = next(iter(stream[0].train.batches(2, torch.arange(min(2, len(stream[0].train))))))
     device = next(model.parameters()).device
     if batch.x.device != device:
@@ -297,6 +311,14 @@ def _check_fits(model: nn.Module, stream: TaskStream) -> None:
             f"{type(model).__name__} returns {found} for two samples; expected logits [2, ..., {stream.classes}] as a tensor, "
             "one for each class of the stream."
         )
+    more = logits.shape[-1] - stream.classes
+    if not more or stream.tasks[0].visible is None:
+        return stream
+    tasks = tuple(
+        replace(task, visible=None if task.visible is None else nn.functional.pad(task.visible, (0, more)))
+        for task in stream.tasks
+    )
+    return replace(stream, tasks=tasks, classes=logits.shape[-1])
 
 
 def _name(thing: Any) -> str:

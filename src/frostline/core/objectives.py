@@ -64,6 +64,10 @@ class Classification(Objective):
         return self._each(logits, y).flatten(1).sum(1) if y.ndim > 1 else self._each(logits, y)
 
     def hits(self, logits: Tensor, y: Tensor) -> Tensor:
+        if logits.shape[:-1] != y.shape:  # [B] beside [B, 1] would be every pair of them
+            raise UsageError(
+                f"Labels of shape {list(y.shape)} for logits of shape {list(logits.shape)}: expected {list(logits.shape[:-1])}."
+            )
         return logits.argmax(-1) == y
 
     def draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:

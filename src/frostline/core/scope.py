@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,18 @@ class Staged(Protocol):
         ...
 
 
+def is_staged(model: object) -> TypeGuard[Staged]:
+    """Tell whether a model has `stages()` and a head; an attribute of that name which is a module is something else."""
+    stages, head = getattr(model, "stages", None), getattr(model, "head", None)
+    return callable(stages) and not isinstance(stages, nn.Module) and callable(head)
+
+
+def _says(model: nn.Module, what: str) -> bool:
+    """Tell whether the model has a method of this name."""
+    own = getattr(model, what, None)
+    return callable(own) and not isinstance(own, nn.Module)
+
+
 def run_stages(model: Staged, first: int, last: int, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return what stages `first` to `last` make of a state, without gradients, as a tuple of tensors."""
     with torch.no_grad():
@@ -58,7 +70,7 @@ def blocks(model: nn.Module) -> list[frozenset[str]]:
 
     A model may say what its blocks are with `blocks() -> list of module names`; otherwise each layer is one.
     """
-    names = model.blocks() if hasattr(model, "blocks") else list(layers(model))  # type: ignore[operator]
+    names = model.blocks() if _says(model, "blocks") else list(layers(model))  # type: ignore[operator]
     outside = head(model)
     parameters = [n for n, _ in model.named_parameters() if n not in outside]
     groups = [frozenset(p for p in parameters if p.startswith(f"{name}.")) for name in names]
@@ -67,7 +79,7 @@ def blocks(model: nn.Module) -> list[frozenset[str]]:
 
 def head(model: nn.Module) -> frozenset[str]:
     """Return the parameter names of the classifier: `model.head` where there is one, else the last layer."""
-    prefix = "head" if hasattr(model, "head") else list(layers(model))[-1]
+    prefix = "head" if isinstance(getattr(model, "head", None), nn.Module) else list(layers(model))[-1]
     return frozenset(n for n, _ in model.named_parameters() if n.startswith(f"{prefix}."))
 
 
@@ -90,7 +102,7 @@ def hidden_units(model: nn.Module) -> list[HiddenUnits]:
 
     A model may say what they are with `hidden_units()`; otherwise they are found where modules stand in this order.
     """
-    if hasattr(model, "hidden_units"):
+    if _says(model, "hidden_units"):
         return list(model.hidden_units())  # type: ignore[operator]
     leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
     leaves = [(n, m) for n, m in leaves if not isinstance(m, nn.Dropout | nn.Identity | nn.Flatten)]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core.scope import Scope, Staged, everything
+from frostline.core.scope import Scope, everything, is_staged
 from frostline.costs.flops import FlopCounter
 
 # Inputs of an autograd node whose gradients are one product each, as large as the forward's. A node that is not here
@@ -108,7 +108,7 @@ def _by_stage(model: nn.Module, counter: FlopCounter) -> Iterator[list[tuple[int
     found: list[tuple[int, frozenset[str]]] = []
     before, handles = [0], []
     names = {id(p): n for n, p in model.named_parameters()}
-    for stage in model.stages() if isinstance(model, Staged) else ():
+    for stage in model.stages() if is_staged(model) else ():
         own = frozenset(names[id(p)] for p in stage.parameters())
         handles.append(stage.register_forward_pre_hook(lambda *_: before.__setitem__(0, counter.total)))
         handles.append(stage.register_forward_hook(lambda *_, own=own: found.append((counter.total - before[0], own))))

@@ -114,9 +114,10 @@ def time_full(run: Run, task: Task, batch: Batch) -> None:
 def count_plain(run: Run, index: int) -> None:
     """Count what plain fine-tuning would have seen of the task: its own data, in every pass, however it was learned."""
     settings, own = run.settings, run.stream[index].train
-    samples = settings.epochs * len(own)
-    if settings.max_steps is not None:
-        samples = min(samples, settings.max_steps * settings.batch_size)
+    of_an_epoch = -(-len(own) // settings.batch_size)
+    steps = min(settings.epochs * of_an_epoch, settings.max_steps or settings.epochs * of_an_epoch)
+    epochs, more = divmod(steps, of_an_epoch)
+    samples = epochs * len(own) + more * settings.batch_size  # only an epoch's last batch is smaller
     run.progress.plain[run.shape] = run.progress.plain.get(run.shape, 0) + samples
     if not run.progress.trained:  # no step was taken beside which one could have been timed
         time_full(run, run.stream[index], next(iter(own.batches(settings.batch_size))))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import Staged, run_stages
+from frostline.core.scope import Staged, is_staged, run_stages
 from frostline.core.tensors import digest
 from frostline.core.types import Batch, Task
 from frostline.costs import CostMeter
@@ -47,7 +47,7 @@ class Cache:
     views: int
 
     def __post_init__(self) -> None:
-        assert isinstance(self.run.model, Staged)
+        assert is_staged(self.run.model)
         self.model, self.settings, self.device = self.run.model, self.run.settings, self.run.device
         self.digest = prefix_digest(self.model, self.line)
         self._asked: list[Tensor] = [torch.zeros(1, dtype=torch.int64, device=self.device)]  # rows not looked at so far

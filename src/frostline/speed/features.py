@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from frostline.core.scope import Staged, run_stages
+from frostline.core.scope import is_staged, run_stages
 from frostline.core.tensors import digest, tensor_bytes
 from frostline.loop.evaluation import Column, Work, plainly, run_columns
 from frostline.loop.run import Run
@@ -37,17 +37,13 @@ class Features:
 
     def look(self, model: nn.Module) -> None:
         """Find out which stages are as they were at the last evaluation, and forget what rests on one that is not."""
-        now = (
-            [digest(stage.state_dict()) for stage in model.stages()] if isinstance(model, Staged) and self.room else []
-        )
+        now = [digest(stage.state_dict()) for stage in model.stages()] if is_staged(model) and self.room else []
         same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(now, self._stages, strict=False))))
         self._stages = now
         if same < self.line or not (self.held or self._owed):
             self.held.clear()
             self._owed.clear()
-            weighted = isinstance(model, Staged) and any(
-                any(True for _ in s.parameters()) for s in model.stages()[:same]
-            )
+            weighted = is_staged(model) and any(any(True for _ in s.parameters()) for s in model.stages()[:same])
             self.line = same if weighted else 0
 
     def pay(self, run: Run, moment: int | None) -> None:
@@ -75,11 +71,11 @@ class Features:
             self._keep(column.key, states)
 
     def _before(self, model: nn.Module, x: Tensor) -> State:
-        assert isinstance(model, Staged)
+        assert is_staged(model)
         return run_stages(model, 0, self.line, x)
 
     def _after(self, model: nn.Module, state: State) -> Tensor:
-        assert isinstance(model, Staged)
+        assert is_staged(model)
         after = run_stages(model, self.line, len(model.stages()), _plain(state))
         return model.head(_plain(after))
 

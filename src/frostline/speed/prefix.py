@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import Scope, Staged, evaluating, run_stages
+from frostline.core.scope import Scope, Staged, evaluating, is_staged, run_stages
 from frostline.core.step import Weights
 from frostline.core.types import Batch
 from frostline.costs import CostMeter
@@ -26,7 +26,7 @@ def check_settings(settings: TrainerConfig, model: nn.Module) -> None:
     """Raise UsageError where a cache is demanded that cannot be."""
     if settings.prefix_cache != "on":
         return
-    if not isinstance(model, Staged):
+    if not is_staged(model):
         raise UsageError(
             f"trainer.prefix_cache=on: {type(model).__name__} has no stages() to cut it at. Expected a model that has, "
             "such as those of conf/model; or trainer.prefix_cache=auto."
@@ -56,12 +56,13 @@ class Cached:
     """The entrance behind the frost line: what the frozen stages put out is read, by the samples' ids."""
 
     def __init__(self, run: Run, cache: Cache):
-        assert isinstance(run.model, Staged)
+        assert is_staged(run.model)
         self.run, self.cache, self.whole = run, cache, Whole(run)
-        self._tail: Sequence[nn.Module] = run.model.stages()[cache.line :]
-        self._head: Any = run.model.head
-        frozen = {id(p) for stage in run.model.stages()[: cache.line] for p in (*stage.parameters(), *stage.buffers())}
-        named = (*run.model.named_parameters(), *run.model.named_buffers())
+        model: Any = run.model
+        self._tail: Sequence[nn.Module] = model.stages()[cache.line :]
+        self._head: Any = model.head
+        frozen = {id(p) for stage in model.stages()[: cache.line] for p in (*stage.parameters(), *stage.buffers())}
+        named = (*model.named_parameters(), *model.named_buffers())
         self._frozen = frozenset(name for name, t in named if id(t) in frozen)
         self._last: tuple[Batch, State] | None = None
 
@@ -142,7 +143,7 @@ class Prefix:
                     self._build(lesson, self.open[0], self.open[1])
                 return self._entrance(run)
         line, views, reason = _decide(lesson)
-        if old is not None and isinstance(run.model, Staged):
+        if old is not None and is_staged(run.model):
             if old.line > frost_line(run.model) or old.digest != prefix_digest(run.model, old.line):
                 old = self.cache = None
             elif line <= old.line:
@@ -209,7 +210,7 @@ def _decide(lesson: Lesson) -> tuple[int, int, str]:
     mode, views, augment = run.settings.prefix_cache, run.settings.prefix_cache_views, run.settings.augment
     if mode == "off":
         return 0, 0, "trainer.prefix_cache=off"
-    if not isinstance(model, Staged):
+    if not is_staged(model):
         return 0, 0, f"{type(model).__name__} has no stages()"
     line = frost_line(model)
     if not any(True for stage in model.stages()[:line] for _ in stage.parameters()):

@@ -124,6 +124,8 @@ def _samples(x: Tensor) -> Tensor:
 
 
 def _targets(y: Tensor) -> Tensor:
+    """Return targets [N] (or [N, L]); a column of them, [N, 1], is one a sample."""
+    y = y.squeeze(1) if y.shape[1:] == (1,) else y
     return y.float() if y.is_floating_point() else y.long()
 
 

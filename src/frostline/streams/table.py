@@ -88,6 +88,9 @@ def from_frame(
     place = rows_of_tasks(frame, y, names, task_column, tasks, class_order, seed)
     parts = [split(x[rows], y[rows], test_share, t) for t, rows in enumerate(place.values())]
     if test is not None:
+        lacking = [c for c in frame.columns if c in (features or frame.columns) and c not in (label, *test.columns)]
+        if lacking and lacking != [task_column]:
+            raise UsageError(f"The test data have no column {lacking[0]!r}: expected those of the training data.")
         x_test, _ = _features(test, label, columns, task_column, known=columns)
         y_test, _ = targets_of(test[label], objective, label, names)
         there = rows_of_tasks(test, y_test, names, task_column, tasks, class_order, seed)
@@ -101,7 +104,8 @@ def from_frame(
         ]
     if standardise:
         whole = torch.cat([train[0] for train, _ in parts])
-        mean, deviation = whole.mean(0), whole.std(0).clamp(min=1e-8)
+        mean, deviation = whole.mean(0), whole.std(0)
+        deviation = torch.where(deviation > 1e-8, deviation, 1.0)  # a constant column stays one
         parts = [
             (((x_train - mean) / deviation, y_train), ((x_held - mean) / deviation, y_held))
             for (x_train, y_train), (x_held, y_held) in parts
@@ -180,7 +184,7 @@ def _features(
         raise UsageError(
             f"Column {column!r} has no value in {missing[column]} rows. Expected numbers everywhere: fill or drop them."
         )
-    return torch.from_numpy(coded.to_numpy(dtype=np.float32, copy=True)), list(coded.columns)
+    return torch.from_numpy(coded.to_numpy(dtype=np.float64, copy=True)), list(coded.columns)
 
 
 def targets_of(column: Any, objective: str, label: str, names: list[Any] | None = None) -> tuple[Tensor, list[Any]]:
