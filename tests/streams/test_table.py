@@ -106,11 +106,23 @@ def test_regression(make_run):
         ({"features": ["empty"]}, "'empty' has no value in 60 rows"),
         ({"features": ["names"], "label": "colour"}, "at most 64 categories"),
         ({"task_column": "month", "tasks": 100}, "nearest valid value"),
+        ({"features": ["size", "kind"]}, "names the label 'kind' itself"),
+        ({"features": []}, "at least one feature"),
+        ({"features": ["asked"]}, "holds numbers, but '\\?' in 1 rows"),
+        ({"features": ["comma"]}, "decimal commas \\('0,5'\\)"),
+        ({"features": ["holes"]}, "'holes' has no value in 1 rows"),
+        ({"features": ["infinite"]}, "an infinite value"),
+        ({"objective": "regression", "task_column": "month"}, "'kind' holds no numbers"),
+        ({"task_column": "unclear"}, "may be day and month or month and day"),
+        ({"task_column": "no_date"}, "is no date"),
     ],
 )
 def test_what_cannot_be_is_refused(changed, message):
     data = frame(90 if "names" in str(changed) else 60)
-    data = data.assign(one=1, empty=np.nan, names=[f"name {i}" for i in range(len(data))])
+    n = len(data)
+    data = data.assign(one=1, empty=np.nan, names=[f"name {i}" for i in range(n)], infinite=np.inf)
+    data = data.assign(asked=["?"] + ["1"] * (n - 1), comma=["0,5", "1,25"] * (n // 2), holes=[None] + ["a"] * (n - 1))
+    data = data.assign(unclear=["01/02/2024", "02/01/2024"] * (n // 2), no_date=["41/42/2024", "42/41/2024"] * (n // 2))
     with pytest.raises(UsageError, match=message):
         from_frame(data, **{"label": "kind", "features": ["size"], **changed})
 
@@ -176,11 +188,13 @@ def test_test_rows_lack_no_column_and_constants_stay_small():
     test = frame(30).assign(rare="common")
     with pytest.raises(UsageError, match="no column 'size'"):
         from_frame(train, "kind", test=test.drop(columns="size"), tasks=3)
-    test.loc[5, "rare"] = "odd"
     stream = from_frame(
         train.assign(one=1.0), "kind", test=test.assign(one=7.0), tasks=3, features=["size", "rare", "one"]
     )
     assert max(float(everything(t.test).x.abs().max()) for t in stream.tasks) < 10
+    test.loc[5, "rare"] = "odd"
+    with pytest.raises(UsageError, match="'rare_odd', which no training row has"):  # all its columns would be zeros
+        from_frame(train, "kind", test=test, tasks=3, features=["size", "rare"])
 
 
 def test_large_numbers_keep_their_differences():
@@ -189,3 +203,64 @@ def test_large_numbers_keep_their_differences():
     assert len(torch.cat([everything(t.train).x for t in stream.tasks]).unique()) == sum(
         len(t.train) for t in stream.tasks
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "order"),
+    [
+        (["March", "January", "february"], ["January", "february", "March"]),
+        (["Wed", "Mon", "Sun"], ["Mon", "Wed", "Sun"]),
+        (["3.12.2023", "28.2.2024", "1.3.2023"], ["1.3.2023", "3.12.2023", "28.2.2024"]),
+        (["12/28/2023", "1/5/2024", "2/1/2023"], ["2/1/2023", "12/28/2023", "1/5/2024"]),
+        (["2024-03-01", "2023-12-31", "2024-01-15"], ["2023-12-31", "2024-01-15", "2024-03-01"]),
+        ([10, 2, 33], ["2", "10", "33"]),
+    ],
+)
+def test_the_order_of_a_task_column_is_that_of_time(values, order):
+    stream = from_frame(frame().assign(when=values * 20), "kind", ["size"], task_column="when")
+    assert [task.name for task in stream.tasks] == order
+
+
+def test_a_missing_word_is_refused_as_a_missing_number_is():
+    data = frame()
+    data.loc[3, "colour"] = None
+    with pytest.raises(UsageError, match="'colour' has no value in 1 rows"):
+        from_frame(data, "kind", ["colour"], tasks=3)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_is_that_of_the_first_line(separator, tmp_path):
+    data = frame().rename(columns={"size": "size (in cm), rounded"} if separator != "," else {})
+    data.to_csv(tmp_path / "data.csv", sep=separator, index=False, encoding="utf-8-sig")
+    assert table(str(tmp_path / "data.csv"), "kind", task_column="month").shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"text": "", "label": "a"}, {"text": "b", "label": "a"}], "no text in 1 rows, first in row 0"),
+        ([{"text": "b", "label": "a"}, {"label": "a"}], "no text in 1 rows, first in row 1"),
+        ([], "has no rows"),
+    ],
+)
+def test_texts_must_be_there(records, message, tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    with pytest.raises(UsageError, match=message if records else "(no rows|no column)"):
+        text_table(str(tmp_path / "data.json"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "is no JSON"), ('{"a": ["pay"], "b": ["pay", "light"]}', "the label 'pay' is in 'a' and in 'b'")],
+)
+def test_groups_must_be_groups(content, message, tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps([list(pair) for pair in TEXTS]))
+    (tmp_path / "groups.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        text_table(str(tmp_path / "data.json"), groups=str(tmp_path / "groups.json"))
+
+
+def test_a_tokenizer_that_is_none(tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps([list(pair) for pair in TEXTS]))
+    with pytest.raises(UsageError, match=r"is no tokenizer\.json"):
+        text_table(str(tmp_path / "data.json"), tokenizer=str(tmp_path / "data.json"))

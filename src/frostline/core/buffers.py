@@ -99,8 +99,8 @@ class Buffer:
 
     @staticmethod
     def _marked(tensors: dict[str, Tensor]) -> Batch:
-        y = tensors["y"]
-        return batch_of({**tensors, "replayed": torch.ones(len(y), dtype=torch.bool, device=y.device)})
+        tensors["replayed"] = torch.ones(len(tensors["y"]), dtype=torch.bool, device=tensors["y"].device)
+        return batch_of(tensors)
 
     @property
     def nbytes(self) -> int:

@@ -54,18 +54,15 @@ class Batch:
 
     def cat(self, other: "Batch") -> "Batch":
         """Return both batches as one."""
-        own, more = self.tensors(), other.tensors()
-        names = own if own.keys() == more.keys() else {**own, **more}
-        return batch_of(
+        return Batch(
+            torch.cat((self.x, other.x)),
+            torch.cat((self.y, other.y)),
+            torch.cat((self.task, other.task)),
+            torch.cat((self.index, other.index)),
             {
-                name: torch.cat(
-                    (
-                        own[name] if name in own else _zeros(more[name], len(self)),
-                        more[name] if name in more else _zeros(own[name], len(other)),
-                    )
-                )
-                for name in names
-            }
+                name: torch.cat((_column(self, name, other), _column(other, name, self)))
+                for name in {**self.columns, **other.columns}
+            },
         )
 
 
@@ -74,8 +71,11 @@ def batch_of(tensors: Mapping[str, Tensor]) -> Batch:
     return Batch(*(tensors[name] for name in BASE), {n: t for n, t in tensors.items() if n not in BASE})  # type: ignore[arg-type]
 
 
-def _zeros(like: Tensor, count: int) -> Tensor:
-    return like.new_zeros((count, *like.shape[1:]))
+def _column(batch: Batch, name: str, other: Batch) -> Tensor:
+    """Return a column of the batch, zeros where it came without and the other one has it."""
+    if name in batch.columns:
+        return batch.columns[name]
+    return other.columns[name].new_zeros((len(batch), *other.columns[name].shape[1:]))
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import LoaderSource
 from frostline.core.types import TaskStream
 from frostline.streams.build import assemble, class_groups
+from frostline.streams.frames import hugging_face, is_hugging_face
 
 SCALINGS = {  # mean and deviation of each channel
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
@@ -36,6 +37,7 @@ def image_folder(
 ) -> TaskStream:
     """Return a split stream over data_root/train/CLASS/* and data_root/test/CLASS/* (torchvision's ImageFolder).
 
+    data_root may also be a data set of Hugging Face's with a column of images and one of classes, a folder or a name.
     scaling: of the pixels, as the model was trained: 'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1).
     """
     one_of("stream.scaling", scaling, SCALINGS)
@@ -56,8 +58,38 @@ def image_folder(
     )  # fmt: skip
 
 
+class _Rows:
+    """The images of a data set of Hugging Face's, as torchvision's ImageFolder gives them."""
+
+    def __init__(self, rows: Any, image: str, label: str, see: Any):
+        self.rows, self.image, self.see = rows, image, see
+        self.classes = rows.features[label].names
+        self.targets = list(rows[label])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.see(self.rows[index][self.image].convert("RGB")), self.targets[index]
+
+
+def _hugging_face(path: str, see: Any) -> dict[bool, Any]:
+    train, test = hugging_face(path)
+    if test is None:
+        raise UsageError(f"stream.data_root={path!r} has no test images: expected a part called test or validation.")
+    kinds = {type(feature).__name__: name for name, feature in reversed(train.features.items())}
+    if not {"Image", "ClassLabel"} <= set(kinds):
+        raise UsageError(
+            f"stream.data_root={path!r} has the columns {', '.join(train.features)}: expected one of images and one of classes."
+        )
+    return {
+        is_train: _Rows(rows, kinds["Image"], kinds["ClassLabel"], see)
+        for is_train, rows in ((True, train), (False, test))
+    }
+
+
 def _open(root: Path, image_size: int, scaling: str) -> dict[bool, Any]:
-    """Return torchvision's ImageFolder of the training images, and of the test images, under True and False."""
+    """Return the training images, and the test images, under True and False."""
     from frostline.core.torchvision_schemas import torchvision
 
     torchvision()
@@ -71,6 +103,8 @@ def _open(root: Path, image_size: int, scaling: str) -> dict[bool, Any]:
             transforms.Normalize(*SCALINGS[scaling]),
         ]
     )
+    if is_hugging_face(root):
+        return _hugging_face(str(root), see)
     try:
         sets = {train: ImageFolder(str(root / ("train" if train else "test")), see) for train in (True, False)}
     except FileNotFoundError as error:

