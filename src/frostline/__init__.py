@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "run": "app.python",
     "select": "app.python",
-    "Result": "app.python",
+    "Result": "report.result",
     "Strategy": "strategies.base",
     "Chain": "strategies.chain",
     "Selector": "selectors.base",

@@ -204,8 +204,11 @@ def test_a_wider_net_and_labels_in_a_column(pairs):
 
 def test_labels_of_another_shape_are_refused(pairs):
     hot = [tuple((x, np.eye(10, dtype=int)[np.asarray(y)]) for x, y in pair) for pair in pairs]
+    with pytest.raises(frostline.UsageError, match=r"labels of shape \[\d+, 10\] look one-hot"):
+        frostline.from_tasks(hot, scenario="domain", classes=10)
+    several = [tuple((x, np.zeros((len(y), 10), dtype=int)) for x, y in pair) for pair in pairs]
     with pytest.raises(frostline.UsageError, match=r"Labels of shape \[\d+, 10\] for logits"):
-        frostline.run(net(), frostline.from_tasks(hot, scenario="domain", classes=10), progress=False)
+        frostline.run(net(), frostline.from_tasks(several, scenario="domain", classes=10), progress=False)
 
 
 def test_what_the_user_froze_is_not_thawed_unasked(pairs):
@@ -254,3 +257,145 @@ def test_max_steps_are_no_saving():
         progress=False,
     )
     assert result.content["full_finetuning"]["plain_flops_ratio"] == pytest.approx(1.0)
+
+
+class BuiltInAnotherOrder(nn.Module):
+    """A classifier that is built first, an auxiliary layer that is built last, a fused encoder in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.classify = nn.Linear(16, 10)
+        encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.encoder = nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False)
+        self.embed = nn.Linear(8, 16)
+        self.auxiliary = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.classify(self.encoder(self.embed(x.view(-1, 8, 8))).mean(1))
+
+
+def test_the_head_is_what_runs_last_and_depth_is_the_order_of_running():
+    data = (torch.rand(8, 64), torch.zeros(8, dtype=torch.long))
+    head = frostline.select(BuiltInAnotherOrder(), "head", data).names
+    assert head == {"classify.weight", "classify.bias"}
+    deepest = frostline.select(BuiltInAnotherOrder(), "last_k", data).names - head
+    assert deepest == {f"encoder.layers.1.{layer}.{n}" for layer in ("linear2", "norm2") for n in ("weight", "bias")}
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.read, self.answer = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.answer(self.read(x.view(-1, 8, 8))[0][:, -1])
+
+
+def test_squared_gradients_of_a_recurrent_net():
+    """torch has no rule for vmap over a GRU: an example after another, against autograd."""
+    from frostline.core.importance import squared_gradients
+
+    torch.manual_seed(0)
+    model, x, y = Recurrent(), torch.rand(6, 64), torch.arange(6)
+    stream = frostline.from_tasks([((x, y), (x, y))], scenario="domain")
+    found = squared_gradients(model, stream[0], stream[0].train.batches(4))
+    for name, p in model.named_parameters():
+        grads = [
+            torch.autograd.grad(nn.functional.cross_entropy(model(x[i : i + 1]), y[i : i + 1]), p)[0] for i in range(6)
+        ]
+        torch.testing.assert_close(found[name], torch.stack(grads).square().mean(0))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "selector"), [("ewc", "everything"), ("finetune", "fisher"), ("finetune", "budget")]
+)
+def test_recurrent_nets_learn_with_all_that_asks_for_gradients(strategy, selector, pairs):
+    frostline.run(Recurrent(), pairs, strategy, selector, epochs=1, progress=False)
+
+
+def test_a_model_that_is_one_layer(pairs):
+    model = nn.Linear(64, 10)
+    flat = [tuple((np.reshape(x, (-1, 64)), y) for x, y in pair) for pair in pairs]
+    frostline.run(model, flat, "ewc", epochs=1, progress=False)
+    for selector, message in (
+        ("lora", "matches no layer"),
+        ("last_k", "Expected selector=head"),
+        ("budget", "feasible"),
+    ):
+        with pytest.raises(frostline.UsageError, match=message):
+            frostline.run(model, flat, selector=selector, epochs=1, progress=False)
+
+
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+
+
+def test_a_last_batch_of_one_sample_with_batch_norm_is_refused_before_training(pairs):
+    few = [tuple((x[:33], y[:33]) for x, y in pair) for pair in pairs]
+    with pytest.raises(frostline.UsageError, match="The nearest larger size that leaves no sample alone is 17"):
+        frostline.run(normed(), few, epochs=1, batch_size=16, progress=False)
+    frostline.run(normed(), few, epochs=1, batch_size=17, progress=False)
+    first = [tuple((x[:32], y[:32]) for x, y in few[0]), *few[1:]]
+    frostline.run(normed(), first, "replay", epochs=1, batch_size=16, progress=False)  # has company from memory
+
+
+class Noisy(TensorDataset):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + torch.rand(()), y
+
+
+def test_a_random_data_set_stays_random(pairs):
+    sets = [tuple(Noisy(torch.as_tensor(x), torch.as_tensor(y)) for x, y in pair) for pair in pairs]
+    stream = frostline.from_tasks(sets)
+    first, second = (next(iter(stream[0].train.batches(8, torch.arange(8)))) for _ in range(2))
+    assert not torch.equal(first.x, second.x)
+    assert torch.equal(first.y, second.y)
+    from frostline.models import mlp
+
+    result = frostline.run(mlp((1, 8, 8), 10), stream, selector="last_k", epochs=2, progress=False)
+    assert not any(note["used"] for note in result.content["prefix_cache"])  # a cache would freeze it
+
+
+class Words(TensorDataset):
+    def __getitem__(self, index):
+        return torch.zeros(64), "cat"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"stream": None}, "a pair for each task, not None"),
+        ({"stream": "table"}, r"told its stream\.path"),
+        ({"stream": "split_digits tasks=2"}, "Did you mean 'split_digits'"),
+        ({"strategy": "replay,ewc"}, "Did you mean 'replay'"),
+        ({"strategy": []}, "at least one"),
+        ({"selector": 5}, "a name or a Selector, not 5"),
+        ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+        ({"seed": -1}, "nearest valid value is 0"),
+        ({"lr": 0}, "finite number > 0"),
+        ({"device": "cpu"}, r"Expected model\.to\(device\)"),
+        ({"stream": [(Words(torch.rand(3, 1)),) * 2]}, "'cat' is no number"),
+        ({"stream": [(TensorDataset(torch.rand(0, 64)),) * 2]}, "has no samples"),
+        ({"stream": [((np.full((2, 64), np.nan), [0, 1]),) * 2]}, "2 samples hold NaN"),
+        ({"stream": [((np.zeros((2, 64)), [0, 10**9]),) * 2]}, "classes=, if that is meant"),
+        (
+            {"stream": [((np.zeros((2, 64)), [0, 1]), (np.zeros((2, 64)), [0, 5]))]},
+            "the class 5, which nothing teaches",
+        ),
+        ({"stream": [((np.zeros((2, 64)), np.eye(2)),) * 2]}, "look one-hot"),
+        ({"stream": [((np.zeros((2, 64)), np.eye(2, dtype=int)),) * 2]}, "look one-hot"),
+        ({"strategy": "packnet"}, r"from_tasks\(\.\.\., scenario='task'\)"),
+    ],
+)
+def test_what_strangers_typed_is_refused(changed, message, pairs):
+    given = {"stream": pairs, "progress": False, **changed}
+    with pytest.raises(frostline.UsageError, match=message):
+        frostline.run(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), given.pop("stream"), **given)
+
+
+def test_tasks_may_come_from_a_generator_and_a_file_is_no_folder(pairs, tmp_path):
+    result = frostline.run(net(), (pair for pair in pairs), epochs=1, progress=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(frostline.UsageError, match="is a file"):
+        result.save(tmp_path / "file")

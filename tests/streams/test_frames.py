@@ -7,7 +7,7 @@ import pytest
 from frostline.core.checks import UsageError
 from frostline.streams.folder import image_folder
 from frostline.streams.frames import read
-from frostline.streams.table import table
+from frostline.streams.table import from_table
 from frostline.streams.text_table import text_table
 
 datasets = pytest.importorskip("datasets")
@@ -42,7 +42,7 @@ def test_a_folder_of_parquet_files(tmp_path):
     for part, rows in (("train", 60), ("test", 30)):
         frame = pandas.DataFrame({"size": rng.normal(size=rows), "kind": [i % 3 for i in range(rows)]})
         frame.to_parquet(tmp_path / f"{part}.parquet")
-    stream = table(str(tmp_path), "kind", tasks=3)
+    stream = from_table(str(tmp_path), "kind", tasks=3)
     assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(20, 10)] * 3
 
 
@@ -62,7 +62,7 @@ def test_images_are_decoded_as_a_folder_of_them_is(tmp_path):
     first = np.asarray(images(8)[0]["img"], dtype=np.float32) / 255
     assert any(np.abs(x.permute(1, 2, 0).numpy() - first).max() < 1e-6 for x in batch.x)
     with pytest.raises(UsageError, match=r"column 'img' holds images\. Expected stream=image_folder"):
-        table(str(tmp_path / "set"))
+        from_table(str(tmp_path / "set"))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,6 @@ def test_parts_that_are_missing(parts, message, tmp_path):
 
 def test_a_name_that_cannot_be_fetched():
     with pytest.raises(UsageError, match="'nobody/nothing' is no file or folder here, and could not be fetched"):
-        table("nobody/nothing")
+        from_table("nobody/nothing")
     with pytest.raises(UsageError, match="'nobody/nothing' is no file or folder here, and could not be fetched"):
         image_folder("nobody/nothing")

@@ -9,8 +9,7 @@ import torch
 from safetensors.numpy import save_file
 
 from frostline.core.checks import UsageError
-from frostline.streams import from_frame
-from frostline.streams.table import table
+from frostline.streams import from_table
 from frostline.streams.text_table import text_table
 
 
@@ -39,7 +38,7 @@ def test_the_same_table_in_any_file(ending, tmp_path):
     else:
         arrays = {"x": data[["size"]].to_numpy(), "y": data["kind"].to_numpy()}
         np.savez(path, **arrays) if ending == "npz" else save_file(arrays, path)
-    stream = table(str(path), "kind", tasks=3)
+    stream = from_table(str(path), "kind", tasks=3)
     assert [task.classes for task in stream.tasks] == [(0,), (1,), (2,)]
     assert stream.shape == (1,)
     both = torch.cat([everything(t.train).x for t in stream.tasks])
@@ -49,7 +48,7 @@ def test_the_same_table_in_any_file(ending, tmp_path):
 
 
 def test_words_become_columns_and_classes_are_named_in_their_order():
-    stream = from_frame(frame().drop(columns="month"), "kind", tasks=3, standardise=False)
+    stream = from_table(frame().drop(columns="month"), "kind", tasks=3, standardise=False)
     x = everything(stream[0].train).x
     assert x.shape[1] == 3  # size, blue, red
     assert set(x[:, 1:].sum(1).tolist()) == {1.0}
@@ -57,19 +56,19 @@ def test_words_become_columns_and_classes_are_named_in_their_order():
 
 
 def test_a_column_in_its_order_is_drift():
-    stream = from_frame(frame(), "kind", task_column="month", features=["size"])
+    stream = from_table(frame(), "kind", task_column="month", features=["size"])
     assert stream.scenario == "domain"
     assert [task.name for task in stream.tasks] == [f"month {i}" for i in range(1, 13)]  # 2 before 10
     assert all(task.visible is None for task in stream.tasks)
-    cut = from_frame(frame(), "kind", task_column="month", tasks=4, features=["size"])
+    cut = from_table(frame(), "kind", task_column="month", tasks=4, features=["size"])
     assert [len(t.train) + len(t.test) for t in cut.tasks] == [15] * 4
-    rows = from_frame(frame(), "kind", task_column="row", tasks=6, features=["size"], standardise=False)
+    rows = from_table(frame(), "kind", task_column="row", tasks=6, features=["size"], standardise=False)
     first = torch.cat([everything(rows[0].train).x, everything(rows[0].test).x]).sort(0).values
     torch.testing.assert_close(first[:, 0], torch.tensor(np.sort(frame()["size"][:10]), dtype=torch.float32))
 
 
 def test_training_and_test_rows_never_meet_and_stay_the_same():
-    a, b = (from_frame(frame(), "kind", task_column="month", features=["size"], seed=s) for s in (0, 1))
+    a, b = (from_table(frame(), "kind", task_column="month", features=["size"], seed=s) for s in (0, 1))
     for one, other in zip(a.tasks, b.tasks, strict=True):
         assert torch.equal(everything(one.train).x, everything(other.train).x)
         train, test = everything(one.train).x[:, 0].tolist(), everything(one.test).x[:, 0].tolist()
@@ -78,16 +77,16 @@ def test_training_and_test_rows_never_meet_and_stay_the_same():
 
 def test_other_rows_to_test_on():
     train, test = frame(60), frame(30)
-    stream = from_frame(train, "kind", test=test, tasks=3, features=["size", "colour"])
+    stream = from_table(train, "kind", test_path=test, tasks=3, features=["size", "colour"])
     assert [len(t.test) for t in stream.tasks] == [10] * 3
     assert [len(t.train) for t in stream.tasks] == [20] * 3
     lonely = test.assign(colour="red")
-    assert from_frame(train, "kind", test=lonely, tasks=3, features=["size", "colour"]).shape == (3,)
+    assert from_table(train, "kind", test_path=lonely, tasks=3, features=["size", "colour"]).shape == (3,)
 
 
 def test_regression(make_run):
     data = frame().assign(target=lambda d: d["size"] * 2)
-    stream = from_frame(data, "target", ["size"], task_column="kind", objective="regression")
+    stream = from_table(data, "target", ["size"], task_column="kind", objective="regression")
     assert stream.objective.unit == "squared error"
     assert everything(stream[0].train).y.is_floating_point()
 
@@ -124,21 +123,21 @@ def test_what_cannot_be_is_refused(changed, message):
     data = data.assign(asked=["?"] + ["1"] * (n - 1), comma=["0,5", "1,25"] * (n // 2), holes=[None] + ["a"] * (n - 1))
     data = data.assign(unclear=["01/02/2024", "02/01/2024"] * (n // 2), no_date=["41/42/2024", "42/41/2024"] * (n // 2))
     with pytest.raises(UsageError, match=message):
-        from_frame(data, **{"label": "kind", "features": ["size"], **changed})
+        from_table(data, **{"label": "kind", "features": ["size"], **changed})
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(UsageError, match="there is no such file"):
-        table(str(tmp_path / "nowhere.csv"))
+        from_table(str(tmp_path / "nowhere.csv"))
     (tmp_path / "data.xls").write_text("")
     with pytest.raises(UsageError, match=r"not '\.xls'"):
-        table(str(tmp_path / "data.xls"))
+        from_table(str(tmp_path / "data.xls"))
     (tmp_path / "data.npz").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="could not be read"):
-        table(str(tmp_path / "data.npz"))
+        from_table(str(tmp_path / "data.npz"))
     np.savez(tmp_path / "pickled.npz", x=np.array([{}, {}], dtype=object), y=np.zeros(2))
     with pytest.raises(UsageError, match="could not be read"):  # a pickle may hold code
-        table(str(tmp_path / "pickled.npz"))
+        from_table(str(tmp_path / "pickled.npz"))
 
 
 TEXTS = [(f"please pay the bill number {i}", "pay") for i in range(6)] + [
@@ -187,19 +186,19 @@ def test_test_rows_lack_no_column_and_constants_stay_small():
     train = frame().assign(rare="common")
     test = frame(30).assign(rare="common")
     with pytest.raises(UsageError, match="no column 'size'"):
-        from_frame(train, "kind", test=test.drop(columns="size"), tasks=3)
-    stream = from_frame(
-        train.assign(one=1.0), "kind", test=test.assign(one=7.0), tasks=3, features=["size", "rare", "one"]
+        from_table(train, "kind", test_path=test.drop(columns="size"), tasks=3)
+    stream = from_table(
+        train.assign(one=1.0), "kind", test_path=test.assign(one=7.0), tasks=3, features=["size", "rare", "one"]
     )
     assert max(float(everything(t.test).x.abs().max()) for t in stream.tasks) < 10
     test.loc[5, "rare"] = "odd"
     with pytest.raises(UsageError, match="'rare_odd', which no training row has"):  # all its columns would be zeros
-        from_frame(train, "kind", test=test, tasks=3, features=["size", "rare"])
+        from_table(train, "kind", test_path=test, tasks=3, features=["size", "rare"])
 
 
 def test_large_numbers_keep_their_differences():
     data = frame().assign(time=1.6e9 + np.arange(60))
-    stream = from_frame(data, "kind", ["time"], tasks=3)
+    stream = from_table(data, "kind", ["time"], tasks=3)
     assert len(torch.cat([everything(t.train).x for t in stream.tasks]).unique()) == sum(
         len(t.train) for t in stream.tasks
     )
@@ -217,7 +216,7 @@ def test_large_numbers_keep_their_differences():
     ],
 )
 def test_the_order_of_a_task_column_is_that_of_time(values, order):
-    stream = from_frame(frame().assign(when=values * 20), "kind", ["size"], task_column="when")
+    stream = from_table(frame().assign(when=values * 20), "kind", ["size"], task_column="when")
     assert [task.name for task in stream.tasks] == order
 
 
@@ -225,14 +224,14 @@ def test_a_missing_word_is_refused_as_a_missing_number_is():
     data = frame()
     data.loc[3, "colour"] = None
     with pytest.raises(UsageError, match="'colour' has no value in 1 rows"):
-        from_frame(data, "kind", ["colour"], tasks=3)
+        from_table(data, "kind", ["colour"], tasks=3)
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_separator_is_that_of_the_first_line(separator, tmp_path):
     data = frame().rename(columns={"size": "size (in cm), rounded"} if separator != "," else {})
     data.to_csv(tmp_path / "data.csv", sep=separator, index=False, encoding="utf-8-sig")
-    assert table(str(tmp_path / "data.csv"), "kind", task_column="month").shape == (3,)
+    assert from_table(str(tmp_path / "data.csv"), "kind", task_column="month").shape == (3,)
 
 
 @pytest.mark.parametrize(

@@ -195,8 +195,13 @@ def compose_config(*overrides: str) -> DictConfig:
             return compose("config", overrides=list(overrides))
     except MissingConfigException as error:
         group, _, name = str(error.missing_cfg_file or overrides[0]).rpartition("/")
-        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        options = options_of(group)
         raise UsageError(f"{group}={name}: expected one of {', '.join(options)}.{nearest(name, options)}") from error
+
+
+def options_of(group: str) -> list[str]:
+    """Return the names of a group's files."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
 def check_target(path: str, node: Any) -> None:

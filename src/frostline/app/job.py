@@ -14,11 +14,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from frostline.app.config import DictConfig, check, plain, trainer_config, without
+from frostline.app.ready import check_parts
 from frostline.core.checks import UsageError, one_of
 from frostline.core.rng import derive
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter, EnergyMeter, Prices
-from frostline.loop.evaluation import evaluation_data
 from frostline.loop.precision import set_precision, slow_here
 from frostline.loop.pricing import task_costs
 from frostline.loop.run import Diverged, Observer, Run
@@ -29,10 +29,8 @@ from frostline.records.writer import ResultWriter
 from frostline.report.terminal import TerminalReport
 from frostline.speed.fast import Fast
 from frostline.speed.layouts import with_fused, with_kernels, with_layout
-from frostline.speed.prefix import check_settings
 from frostline.strategies.base import Strategy
 from frostline.strategies.chain import Chain
-from frostline.streams.augmentation import Augmentation
 from frostline.streams.suites import suite_of
 
 
@@ -237,13 +235,8 @@ def _build(
         model = with_kernels(with_layout(model, settings.channels_last), settings.kernels, device)
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
-    check_settings(settings, model)
-    strategy.check(model, stream)
-    sample = next(iter(stream[0].train.batches(1, torch.arange(1))))
-    Augmentation(settings.augment)(sample.x)  # refuses what is no image
-    evaluation_data(stream[0], settings.evaluate_on)
     optimizer = with_fused(build(cfg.optimizer), settings.fused)
-    optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
+    stream = check_parts(model, stream, strategy, settings, optimizer)
     writer = ResultWriter(folder, config)
     observers: list[Observer] = [
         *reporters,

@@ -2,17 +2,17 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
-from frostline.app.config import compose_config
+from frostline.app.config import compose_config, options_of
 from frostline.app.job import build
-from frostline.core.checks import UsageError, nearest
+from frostline.app.ready import check_model, check_parts, logits_of
+from frostline.core.checks import UsageError, in_range, nearest, one_of
 from frostline.core.rng import derive
 from frostline.core.scope import Scope
 from frostline.core.sources import MemorySource
@@ -20,126 +20,21 @@ from frostline.core.types import Batch, Task, TaskStream
 from frostline.costs import CostMeter, Prices, StepCosts, TaskCosts
 from frostline.loop.precision import set_precision
 from frostline.loop.pricing import task_costs
-from frostline.loop.run import Moment, Observer, Run
+from frostline.loop.run import Run
 from frostline.loop.schedules import Schedule
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
-from frostline.records import results
 from frostline.records.writer import contents_of
+from frostline.report.bar import Bar
+from frostline.report.result import Result
 from frostline.selectors.base import Selector
 from frostline.speed.fast import Fast
 from frostline.speed.layouts import with_fused, with_kernels, with_layout
-from frostline.speed.prefix import check_settings
 from frostline.strategies.base import Strategy
 from frostline.strategies.chain import Chain
 from frostline.streams.own import from_tasks
 
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
-
 OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-
-
-@dataclass
-class Result:
-    """What a run came to. content: what a run folder's result.json holds; model: the trained model."""
-
-    content: dict[str, Any]
-    model: nn.Module
-
-    @property
-    def accuracy(self) -> "pandas.DataFrame":
-        """Accuracy on each task (columns) after each task (rows, the first the untrained model); NaN where not evaluated."""
-        return self._matrix("accuracy")
-
-    @property
-    def loss(self) -> "pandas.DataFrame":
-        """The mean loss, likewise."""
-        return self._matrix("loss")
-
-    @property
-    def metrics(self) -> "pandas.Series":
-        """Every metric by its name; NaN where it is not defined."""
-        import pandas
-
-        return pandas.Series(self.content["metrics"], name="metric", dtype=float)
-
-    @property
-    def ledger(self) -> "pandas.DataFrame":
-        """The bill, a row for each phase of each task."""
-        import pandas
-
-        return pandas.DataFrame(self.content["ledger"])
-
-    @property
-    def sentence(self) -> str:
-        """What was learned, kept and paid, in words."""
-        from frostline.report.outcome import as_sentence, sentence
-
-        return as_sentence(sentence([self.content]))
-
-    def plot(self) -> "Figure":
-        """Return mean accuracy on the tasks so far against what learning had cost by then."""
-        from frostline.report.figures import accuracy_against_cost
-
-        return accuracy_against_cost(self.content)
-
-    def plot_matrix(self) -> "Figure":
-        """Return the accuracy matrix as a heat map."""
-        from frostline.report.figures import accuracy_matrix
-
-        return accuracy_matrix(self.content)
-
-    def save(self, folder: str | Path) -> None:
-        """Write result.json and its spreadsheets, which `frostline compare` reads."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        results.write(Path(folder), self.content)
-
-    def _matrix(self, name: str) -> "pandas.DataFrame":
-        import pandas
-
-        tasks = self.content["stream"]["tasks"]
-        return pandas.DataFrame(self.content[name], index=["untrained", *tasks], columns=tasks, dtype=float)
-
-    def __repr__(self) -> str:
-        return f"<{self.content['stream']['name']}: {self.sentence}>"
-
-
-class _Bar(Observer):
-    """A bar over the tasks: tqdm's, in a notebook its widget where there are widgets."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def started(self, run: Run) -> None:
-        self._bar = _tqdm()(
-            total=len(run.stream), unit="task", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-        )
-
-    def progress(self, run: Run, moment: Moment) -> None:
-        self._bar.n = round(moment.task + moment.done, 2)
-        self._bar.set_postfix_str(f"loss {moment.loss:.3f}")
-
-    def task_done(self, run: Run, index: int) -> None:
-        row = [value for value in run.progress.accuracy[-1][: index + 1] if value is not None]
-        self._bar.n = index + 1
-        if row:
-            self._bar.set_postfix_str(f"accuracy so far {sum(row) / len(row):.3f}")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _tqdm() -> Any:
-    from importlib.util import find_spec
-
-    if find_spec("ipywidgets") is not None:
-        from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm
-    return tqdm
 
 
 def run(
@@ -168,24 +63,21 @@ def run(
     """
     settings = TrainerConfig(**{"compile": "off", "kernels": "off", **_known(trainer)})
     settings.check()
-    _check_model(model)
+    in_range("seed", seed, 0)
+    in_range("lr", lr, 0, above=True)
+    in_range("reference_steps", reference_steps, 0)
+    check_model(model)
     device = next(model.parameters()).device
     set_precision(settings.precision, device)
     stream = _stream(stream, seed, device)
-    chosen = list(strategy) if isinstance(strategy, list | tuple) else [strategy]
-    members = [member for each in chosen for member in _strategies(each, seed)]
-    if selector is None:  # `partial` brings one of its own
-        selector = "last_k" if "partial" in chosen else "everything"
+    members, rule = _methods(strategy, selector, seed)
     method = members[0] if len(members) == 1 else Chain(members)
-    rule = _object(selector, "selector", seed)
-    pace = _object(schedule, "schedule", seed)
+    pace = _object(schedule, "schedule", seed, Schedule)
     net = with_kernels(with_layout(copy.deepcopy(model), settings.channels_last), settings.kernels, device)
     rule.prepare(net)
-    check_settings(settings, net)
-    method.check(net, stream)
-    stream = _fitting(net, stream)
     step = with_fused(_optimizer(optimizer, lr), settings.fused)
-    bar = [_Bar()] if progress else []
+    stream = check_parts(net, stream, method, settings, step)
+    bar = [Bar()] if progress else []
     meter = CostMeter(device, Prices(price_per_hour))
     this = Run(
         net, stream, method, rule, step, meter, settings, Fast(settings), seed, pace, reference_steps, None, bar
@@ -228,28 +120,51 @@ def select(
     batch = Batch(x, y, torch.zeros(len(y), dtype=torch.int64, device=y.device), torch.arange(len(y), device=y.device))
     source = MemorySource(batch)
     this = Task(0, "own", (), source, source, **task)
-    rule = _object(selector, "selector", seed)
+    rule = _object(selector, "selector", seed, Selector)
     rule.warmup_tasks = 0
     rule.prepare(model)
+    logits_of(model, x[:2])
     costs = TaskCosts(lambda: StepCosts.trace(model, x[:batch_size]), epochs, len(y))
     rule.check(model, costs)
     return Scope(model, rule(model, this, costs))
 
 
 def _known(trainer: dict[str, Any]) -> dict[str, Any]:
-    known = list(vars(TrainerConfig()))
+    known = [key for key in vars(TrainerConfig()) if key not in ("seeds", "device", "threads")]
     for key in trainer:
-        if key not in known or key in ("seeds", "device", "threads"):
+        if key == "device":
+            raise UsageError(
+                "run(device=...): the model learns where it is. Expected model.to(device), and data there too."
+            )
+        if key not in known:
             raise UsageError(f"run({key}=...): there is no such setting.{nearest(key, known)}")
     return trainer
 
 
-def _stream(stream: Any, seed: int, device: torch.device) -> TaskStream:
-    if isinstance(stream, str):
-        return build(compose_config(f"stream={stream}", f"seed={seed}").stream, seed=seed, device=str(device))
-    if isinstance(stream, TaskStream):
-        return stream
-    return from_tasks(stream, device=device)
+def _stream(given: Any, seed: int, device: torch.device) -> TaskStream:
+    if isinstance(given, str):
+        one_of("stream", given, options_of("stream"))
+        section = compose_config(f"stream={given}", f"seed={seed}").stream
+        if missing := OmegaConf.missing_keys(section):
+            raise UsageError(
+                f"stream={given!r} wants to be told its {', '.join(sorted(missing))}. "
+                f"Expected a stream, as {section._target_} returns it."
+            )
+        return build(section, seed=seed, device=str(device))
+    if isinstance(given, TaskStream):
+        return given
+    return from_tasks(given, device=device)
+
+
+def _methods(strategy: Any, selector: Any, seed: int) -> tuple[list[Strategy], Selector]:
+    """Return the members of the strategy, and the selector."""
+    chosen = list(strategy) if isinstance(strategy, list | tuple) else [strategy]
+    members = [member for each in chosen for member in _strategies(each, seed)]
+    if not members:
+        raise UsageError("strategy=[]: expected at least one, such as 'finetune'.")
+    if selector is None:  # `partial` brings one of its own
+        selector = "last_k" if "partial" in chosen else "everything"
+    return members, _object(selector, "selector", seed, Selector)
 
 
 def _strategies(given: Any, seed: int) -> list[Strategy]:
@@ -257,15 +172,18 @@ def _strategies(given: Any, seed: int) -> list[Strategy]:
         return [copy.deepcopy(given)]
     if not isinstance(given, str):
         raise UsageError(f"strategy: expected a name or a Strategy, not {type(given).__name__}.")
+    one_of("strategy", given, options_of("strategy"))
     return [build(node) for node in compose_config(f"strategy={given}", f"seed={seed}").strategy.values()]
 
 
-def _object(given: Any, group: str, seed: int) -> Any:
-    return (
-        build(compose_config(f"{group}={given}", f"seed={seed}")[group])
-        if isinstance(given, str)
-        else copy.deepcopy(given)
-    )
+def _object(given: Any, group: str, seed: int, kind: type) -> Any:
+    """Return what a name stands for, or a copy of an object."""
+    if isinstance(given, str):
+        one_of(group, given, options_of(group))
+        return build(compose_config(f"{group}={given}", f"seed={seed}")[group])
+    if not isinstance(given, kind):
+        raise UsageError(f"{group}: expected a name or a {kind.__name__}, not {given!r:.60}.")
+    return copy.deepcopy(given)
 
 
 def _optimizer(given: Any, lr: float) -> Any:
@@ -276,49 +194,6 @@ def _optimizer(given: Any, lr: float) -> Any:
     if given not in OPTIMIZERS:
         raise UsageError(f"optimizer={given!r}: expected one of {', '.join(OPTIMIZERS)}.{nearest(given, OPTIMIZERS)}")
     return partial(OPTIMIZERS[given], lr=lr)
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
-        raise UsageError(f"model: expected an nn.Module with parameters, not {model!r:.60}.")
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    if frozen:
-        raise UsageError(
-            f"{frozen[0]} has requires_grad=False: what trains is for the selector to say. Thaw it, and use a selector such as "
-            "selector='last_k', or Pattern(include=[...]) for names of your own."
-        )
-
-
-def _fitting(model: nn.Module, stream: TaskStream) -> TaskStream:
-    """Return the stream with as many classes as the model has logits; refuse a model that cannot answer for its samples."""
-    batch = next(iter(stream[0].train.batches(2, torch.arange(min(2, len(stream[0].train))))))
-    device = next(model.parameters()).device
-    if batch.x.device != device:
-        raise UsageError(f"The model is on {device} and the data on {batch.x.device}. Expected both on one device.")
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            was = model.training
-            logits = model.eval()(batch.x)
-            model.train(was)
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"{type(model).__name__} cannot take samples of shape {list(stream.shape)} ({batch.x.dtype}): {reason}"
-        ) from error
-    if not isinstance(logits, torch.Tensor) or logits.shape[-1] < stream.classes:
-        found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UsageError(
-            f"{type(model).__name__} returns {found} for two samples; expected logits [2, ..., {stream.classes}] as a tensor, "
-            "one for each class of the stream."
-        )
-    more = logits.shape[-1] - stream.classes
-    if not more or stream.tasks[0].visible is None:
-        return stream
-    tasks = tuple(
-        replace(task, visible=None if task.visible is None else nn.functional.pad(task.visible, (0, more)))
-        for task in stream.tasks
-    )
-    return replace(stream, tasks=tasks, classes=logits.shape[-1])
 
 
 def _name(thing: Any) -> str:

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from frostline.core.checks import UsageError, one_of
 from frostline.core.objectives import Classification, Objective
-from frostline.core.scope import evaluating
+from frostline.core.scope import evaluating, parameter_of
 from frostline.core.types import Batch, Task, masked
 
 LABELS = ("empirical", "sampled", "exact")
@@ -125,9 +125,9 @@ def _dense_squares(
     squares = {}
     for name, g in zip(usable, gradients, strict=True):
         g2 = g.square() if weight is None else weight[:, None] * g.square()
-        squares[f"{name}.weight"] = g2.T @ seen[name][0][0]
+        squares[parameter_of(name, "weight")] = g2.T @ seen[name][0][0]
         if model.get_submodule(name).bias is not None:
-            squares[f"{name}.bias"] = g2.sum(0)
+            squares[parameter_of(name, "bias")] = g2.sum(0)
     return squares
 
 
@@ -151,7 +151,12 @@ def _other_squares(
         return objective.nll(masked(logits, None if mask is None else mask[None]), y[None]).sum()
 
     in_dims = (None, 0, 0, None if mask is None else 0)
-    per_example = vmap(grad(log_likelihood), in_dims=in_dims, randomness="different")
+    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())  # has no rule for vmap
+    per_example = (
+        _one_by_one(grad(log_likelihood))
+        if recurrent
+        else vmap(grad(log_likelihood), in_dims=in_dims, randomness="different")
+    )
     squares = {n: torch.zeros_like(v) for n, v in wanted.items()}
     for part in range(0, len(y) if names else 0, chunk):
         rows = slice(part, part + chunk)
@@ -162,6 +167,16 @@ def _other_squares(
             summed = torch.einsum("bi,bi->i", flat, flat) if weight is None else weight[rows] @ flat.square()
             squares[name] += summed.view_as(squares[name])
     return squares
+
+
+def _one_by_one(of_one: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    """Return what vmap would of a function of (weights, x, y, mask), an example after another."""
+
+    def of_all(weights: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        each = [of_one(weights, x[i], y[i], None if mask is None else mask[i]) for i in range(len(y))]
+        return {name: torch.stack([grads[name] for grads in each]) for name in weights}
+
+    return of_all
 
 
 def probe(task: Task, samples: int | None, generator: torch.Generator, size: int = 128) -> Iterable[Batch]:

@@ -1,5 +1,6 @@
 """Scope: the model and the names of the parameters that this task may change."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ def is_staged(model: object) -> TypeGuard[Staged]:
     return callable(stages) and not isinstance(stages, nn.Module) and callable(head)
 
 
+def parameter_of(module: str, name: str) -> str:
+    """Return the full name of a module's own parameter; a model that is one layer has the name ''."""
+    return f"{module}.{name}" if module else name
+
+
 def _says(model: nn.Module, what: str) -> bool:
     """Tell whether the model has a method of this name."""
     own = getattr(model, what, None)
@@ -53,34 +59,73 @@ def run_stages(model: Staged, first: int, last: int, state: Tensor | tuple[Tenso
 
 
 def layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Return the weighted layers in the order they were built: module name -> full names of its own parameters.
+    """Return the weighted layers in their order: module name -> full names of its own parameters.
 
-    A parameter that several modules share belongs to the first.
+    The order is that in which they were built, or the one that note_order saw. A parameter that several modules share
+    belongs to the first.
     """
     found, known = {}, dict(model.named_parameters())
     for name, module in model.named_modules():
-        own = tuple(full for p in module._parameters if (full := f"{name}.{p}" if name else p) in known)
+        own = tuple(full for p in module._parameters if (full := parameter_of(name, p)) in known)
         if own:
             found[name] = own
-    return found
+    order: tuple[str, ...] = getattr(model, "_order", ())
+    place = {name: i for i, name in enumerate(order)}
+    return dict(sorted(found.items(), key=lambda item: place.get(item[0], -1)))
+
+
+@contextmanager
+def note_order(model: nn.Module) -> Iterator[None]:
+    """Note in which order the model runs its layers in the block, for a net that says nothing about itself.
+
+    A classifier may be built first, an auxiliary layer last. What runs several times counts at its last time; a module that
+    is never called itself, as those of a fused layer, counts with the one that it is a part of.
+    """
+    if _says(model, "blocks") or is_staged(model):
+        yield
+        return
+    when, clock = {"": 0}, itertools.count(1)
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: when.update({name: next(clock)}))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = [name for name, _ in model.named_modules()]
+    for name in names:
+        when.setdefault(name, when[name.rpartition(".")[0]])
+    model._order = tuple(sorted(names, key=when.__getitem__))  # type: ignore[assignment]
 
 
 def blocks(model: nn.Module) -> list[frozenset[str]]:
     """Return the parameter names of each block from shallow to deep, the head left out.
 
-    A model may say what its blocks are with `blocks() -> list of module names`; otherwise each layer is one.
+    A model may say what its blocks are with `blocks() -> list of module names`; otherwise each layer is one, together with
+    the norms that follow it.
     """
-    names = model.blocks() if _says(model, "blocks") else list(layers(model))  # type: ignore[operator]
     outside = head(model)
-    parameters = [n for n, _ in model.named_parameters() if n not in outside]
-    groups = [frozenset(p for p in parameters if p.startswith(f"{name}.")) for name in names]
-    return [group for group in groups if group]
+    if _says(model, "blocks"):
+        parameters = [n for n, _ in model.named_parameters() if n not in outside]
+        groups = [frozenset(p for p in parameters if p.startswith(f"{n}.")) for n in model.blocks()]  # type: ignore[operator]
+        return [group for group in groups if group]
+    found: list[frozenset[str]] = []
+    for names in layers(model).values():
+        own = frozenset(names) - outside
+        if found and all(model.get_parameter(n).ndim < 2 for n in own):
+            found[-1] |= own
+        elif own:
+            found.append(own)
+    return found
 
 
 def head(model: nn.Module) -> frozenset[str]:
     """Return the parameter names of the classifier: `model.head` where there is one, else the last layer."""
     prefix = "head" if isinstance(getattr(model, "head", None), nn.Module) else list(layers(model))[-1]
-    return frozenset(n for n, _ in model.named_parameters() if n.startswith(f"{prefix}."))
+    return frozenset(n for n, _ in model.named_parameters() if n.startswith(parameter_of(prefix, "")))
 
 
 def everything(model: nn.Module) -> frozenset[str]:
@@ -154,7 +199,7 @@ class Scope:
         tensors: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
         for name, module in self.model.named_modules():
             if "running_mean" in module._buffers and module.training:
-                tensors |= {f"{name}.{n}" if name else n: b for n, b in module._buffers.items() if b is not None}
+                tensors |= {parameter_of(name, n): b for n, b in module._buffers.items() if b is not None}
         fresh = {name: t.clone() for name, t in tensors.items() if known is None or name not in known}
         return {**(known or {}), **fresh}
 

@@ -110,6 +110,7 @@ class LoaderSource:
     """Samples of one task that do not fit in memory: read, decoded and batched by DataLoader workers.
 
     dataset: any map-style Dataset of (x tensor, label); rows [n] are this task's, y [n] their labels within the stream.
+    random: a sample is another one each time that it is read.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class LoaderSource:
         device: torch.device | str = "cpu",
         workers: int = 0,
         sample_bytes: int = 0,
+        random: bool = False,
     ):
         self.dataset = dataset
         self.labels = y.cpu()
@@ -130,6 +132,7 @@ class LoaderSource:
         self.device = torch.device(device)
         self.workers = workers
         self.sample_bytes = sample_bytes
+        self.random = random
 
     def __len__(self) -> int:
         return len(self.rows)

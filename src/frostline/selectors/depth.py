@@ -38,7 +38,7 @@ class LastK(Selector):
         if self.k > len(blocks(model)):
             raise UsageError(
                 f"selector.k={self.k}: the model has {len(blocks(model))} blocks beside the head. "
-                f"The nearest valid value is {len(blocks(model))}."
+                f"{f'The nearest valid value is {len(blocks(model))}.' if blocks(model) else 'Expected selector=head.'}"
             )
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:

@@ -64,6 +64,7 @@ class LoRA(Selector):
             name
             for name, module in model.named_modules()
             if (isinstance(module, nn.Linear | nn.Conv2d) or type(module).__name__ == "Conv1D")
+            and name  # a model that is one layer is no part of another
             and name not in outside | inner
         ]
         targets = [name for name in fitting if any(re.search(pattern, name) for pattern in self.include)]

@@ -215,6 +215,8 @@ def _decide(lesson: Lesson) -> tuple[int, int, str]:
     line = frost_line(model)
     if not any(True for stage in model.stages()[:line] for _ in stage.parameters()):
         return 0, 0, "no layer is frozen before the first that trains"
+    if getattr(lesson.task.train, "random", False):
+        return 0, 0, "the data set's samples are random themselves"
     if strategy.remembered() is None:
         return 0, 0, f"{type(strategy).__name__} changes batches without naming its samples in `remembered`"
     some = torch.arange(min(2, len(lesson.task.train)))  # an order of two: else all would be cut up for it

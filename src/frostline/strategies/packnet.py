@@ -42,7 +42,7 @@ class PackNet(Strategy):
         if stream.scenario != "task":
             raise UsageError(
                 f"strategy=packnet decides each task with its own weights, which a {stream.scenario}-incremental stream does "
-                "not name. Expected stream.scenario=task."
+                "not name. Expected stream.scenario=task; from Python, from_tasks(..., scenario='task')."
             )
         if len(stream) > 255:
             raise UsageError(f"strategy=packnet: {len(stream)} tasks; expected at most 255.")

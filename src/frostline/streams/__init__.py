@@ -5,7 +5,7 @@ from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
 from frostline.streams.folder import image_folder
 from frostline.streams.own import from_tasks
-from frostline.streams.table import from_frame
+from frostline.streams.table import from_table
 from frostline.streams.text import package_docs
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "LoaderSource",
     "TensorSource",
     "from_arrays",
-    "from_frame",
+    "from_table",
     "from_tasks",
     "image_folder",
     "load",

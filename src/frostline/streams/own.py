@@ -1,11 +1,12 @@
 """Streams from data that somebody has at hand: pairs of training and test data, a task each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from frostline.core.checks import UsageError, one_of
 from frostline.core.objectives import OBJECTIVES, Classification, Objective
@@ -18,7 +19,7 @@ IN_MEMORY = 2**31  # bytes up to which a data set is read once and kept
 
 
 def from_tasks(
-    tasks: Sequence[Sequence[Data]],
+    tasks: Iterable[Sequence[Data]],
     *,
     scenario: str = "class",
     names: Sequence[str] | None = None,
@@ -35,7 +36,10 @@ def from_tasks(
     one where None. A data set that is too large for memory is read by `workers` processes, batch by batch.
     """
     one_of("scenario", scenario, SCENARIOS)
-    if not len(tasks):
+    if isinstance(tasks, Mapping | str) or not isinstance(tasks, Iterable):
+        raise UsageError(f"from_tasks: expected a list of (train, test), a pair for each task, not {tasks!r:.60}.")
+    tasks = list(tasks)
+    if not tasks:
         raise UsageError("from_tasks: expected at least one (train, test).")
     if isinstance(objective, str):
         one_of("objective", objective, OBJECTIVES)
@@ -51,6 +55,7 @@ def from_tasks(
     if len(shapes) > 1:
         raise UsageError(f"from_tasks: samples of different shapes, {sorted(shapes)}. Expected one shape in all tasks.")
     labels = [_labels(pair, number, kind) for number, pair in enumerate(sources)]
+    _check_labels(sources, labels, classes, kind)
     width = classes or (1 + max((c for own in labels for c in own), default=0))
     if max((c for own in labels for c in own), default=0) >= width:
         raise UsageError(
@@ -75,7 +80,7 @@ def _source(data: Data, task: int, where: str, device: torch.device | str, worke
             raise UsageError(
                 f"from_tasks: {where}: {len(x)} samples with {len(y)} targets. Expected as many, and some."
             )
-        return TensorSource(_samples(x).to(device), _targets(y), torch.arange(len(x)), task)
+        return TensorSource(_finite(_samples(x), where).to(device), _targets(y), torch.arange(len(x)), task)
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise UsageError(
             f"from_tasks: {where}: cannot use {type(data).__name__}. Expected (x, y) as tensors, arrays or lists, or a "
@@ -85,7 +90,9 @@ def _source(data: Data, task: int, where: str, device: torch.device | str, worke
 
 
 def _of_dataset(data: Any, task: int, where: str, device: torch.device | str, workers: int) -> Source:
-    """Read a data set once and keep it; one that is too large is read batch by batch."""
+    """Read a data set once and keep it; one that is too large, or random, is read batch by batch."""
+    if not len(data):
+        raise UsageError(f"from_tasks: {where}: {type(data).__name__} has no samples.")
     first = data[0]
     if not isinstance(first, tuple | list) or len(first) < 2:
         raise UsageError(
@@ -93,16 +100,35 @@ def _of_dataset(data: Any, task: int, where: str, device: torch.device | str, wo
         )
     sample = _samples(_tensor(first[0], where)[None])[0]
     size = sample.numel() * sample.element_size()
-    if size * len(data) <= IN_MEMORY:
+    random = any(
+        not np.array_equal(*(np.asarray(data[i][0]) for _ in range(2)), equal_nan=True)
+        for i in range(min(8, len(data)))
+    )
+    if size * len(data) <= IN_MEMORY and not random:
         items = [data[i] for i in range(len(data))]
         x = torch.stack([_samples(_tensor(item[0], where)[None])[0] for item in items])
-        y = _targets(torch.as_tensor(np.array([np.asarray(item[1]) for item in items])))
-        return TensorSource(x.to(device), y, torch.arange(len(x)), task)
+        y = _targets(_tensor(np.array([np.asarray(item[1]) for item in items]), where))
+        return TensorSource(_finite(x, where).to(device), y, torch.arange(len(x)), task)
     targets = getattr(data, "targets", None)
-    y = torch.as_tensor(targets if targets is not None else [int(data[i][1]) for i in range(len(data))])
+    y = _tensor(targets if targets is not None else [data[i][1] for i in range(len(data))], where)
     return LoaderSource(
-        data, y, torch.arange(len(data)), task, device=torch.device(device), workers=workers, sample_bytes=size
-    )
+        _Samples(data), y, torch.arange(len(data)), task, device=torch.device(device), workers=workers, sample_bytes=size,
+        random=random,
+    )  # fmt: skip
+
+
+class _Samples(Dataset):
+    """Somebody's data set, its samples as those of a data set that is read at once."""
+
+    def __init__(self, data: Any):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        x, y = self.data[index][:2]
+        return _samples(torch.as_tensor(np.asarray(x))), y
 
 
 def _is_pair_of_scalars(data: Any) -> bool:
@@ -110,10 +136,22 @@ def _is_pair_of_scalars(data: Any) -> bool:
 
 
 def _tensor(value: Any, where: str) -> Tensor:
+    if not isinstance(value, Tensor) and np.asarray(value).dtype.kind in "USO":
+        raise UsageError(
+            f"from_tasks: {where}: {str(np.asarray(value).flat[0])!r} is no number. Words are numbered by "
+            "numpy.unique(y, return_inverse=True)[1], over all tasks at once."
+        )
     try:
         return value.detach() if isinstance(value, Tensor) else torch.as_tensor(np.require(value, requirements="W"))
     except (TypeError, ValueError) as error:
         raise UsageError(f"from_tasks: {where}: {type(value).__name__} is no array of numbers ({error}).") from error
+
+
+def _finite(x: Tensor, where: str) -> Tensor:
+    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        rows = int((~torch.isfinite(x.flatten(1))).any(1).sum())
+        raise UsageError(f"from_tasks: {where}: {rows} samples hold NaN or infinite values. Expected finite numbers.")
+    return x
 
 
 def _samples(x: Tensor) -> Tensor:
@@ -133,11 +171,36 @@ def _shape(source: Source) -> tuple[int, ...]:
     return tuple(next(iter(source.batches(1, torch.arange(1)))).x.shape[1:])
 
 
+def _check_labels(
+    sources: Sequence[tuple[Source, Source]], labels: Sequence[Sequence[int]], classes: int | None, objective: Objective
+) -> None:
+    """Refuse one-hot labels, labels so large that nearly all logits would be nobody's, and classes that only test data have."""
+    if not isinstance(objective, Classification):
+        return
+    known = {c for own in labels for c in own}
+    if classes is None and known and max(known) > 1000 + 100 * len(known):
+        raise UsageError(
+            f"from_tasks: {len(known)} different labels, the largest {max(known)}, which would take as many logits. Expected "
+            "labels 0, 1, 2, ..., by numpy.unique(y, return_inverse=True)[1]; or classes=, if that is meant."
+        )
+    learned = {int(c) for train, _ in sources for c in train.labels.unique()}
+    for number, (_, test) in enumerate(sources):
+        unseen = {int(c) for c in test.labels[objective.counted(test.labels)].unique()} - learned
+        if unseen:
+            raise UsageError(
+                f"from_tasks: the test data of task {number} have the class {min(unseen)}, which nothing teaches."
+            )
+
+
 def _labels(pair: tuple[Source, Source], task: int, objective: Objective) -> list[int]:
     """Return the task's classes; none where targets are no labels of samples."""
     y = pair[0].labels
     if not isinstance(objective, Classification):
         return []
+    if y.ndim == 2 and y.shape[1] > 1 and bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all()):
+        raise UsageError(
+            f"from_tasks: labels of shape {list(y.shape)} look one-hot. Expected the class of each: y.argmax(1)."
+        )
     if y.is_floating_point():
         raise UsageError(
             f"from_tasks: targets of task {task} are {y.dtype}; expected whole numbers, or objective='regression'."

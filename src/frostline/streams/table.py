@@ -15,45 +15,30 @@ from frostline.streams.frames import check_columns, read
 from frostline.streams.own import from_tasks
 
 
-def table(
-    path: str, label: str = "label", task_column: str | None = None, test_path: str | None = None, **settings: Any
-) -> TaskStream:
-    """Return a stream over the rows of a file or a data set of Hugging Face's, see frames.read; settings: from_frame's.
-
-    .npz and .safetensors hold x [N, ...] and y [N], and perhaps task [N].
-    """
-    columns = (label, None if task_column == ROW else task_column)
-    frame, test = read(path, ("text", label), columns)
-    if test_path is not None:
-        test, _ = read(test_path, ("text", label), columns)
-    return from_frame(frame, label, task_column=task_column, test=test, name=Path(path).stem, **settings)
-
-
-def from_frame(
-    frame: Any,
+def from_table(
+    path: Any,
     label: str = "label",
     features: Sequence[str] | None = None,
     task_column: str | None = None,
     tasks: int | None = None,
     scenario: str | None = None,
     class_order: Any = "natural",
-    test: Any = None,
+    test_path: Any = None,
     test_share: float = 0.2,
     objective: str = "classification",
     standardise: bool = True,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
-    name: str = "table",
 ) -> TaskStream:
-    """Return a stream over a pandas data frame.
+    """Return a stream over the rows of a file, a data set of Hugging Face's (see frames.read) or a pandas data frame.
 
     label: the column to predict. features: the columns to predict it from, all others where None; columns of words become
     one column a word. task_column: rows with one value are a task, values in their order (numbers and dates by size, months by
     the calendar); with `tasks`, that many tasks of as many consecutive rows each, so that a column of times is drift; `row`
     is the order of the rows themselves. Without it, classes are divided among the tasks. scenario: 'domain' where there is a
-    task column, else 'class', if None. test: other rows to test on; else `test_share` of each task's rows, chosen at random
-    but always the same ones. standardise: by mean and deviation of the training rows.
+    task column, else 'class', if None. test_path: other rows to test on; else `test_share` of each task's rows, chosen
+    at random but always the same ones. standardise: by mean and deviation of the training rows.
     """
     one_of("stream.objective", objective, ("classification", "regression"))
     in_range("stream.test_share", test_share, 0.01, 0.9)
@@ -63,6 +48,9 @@ def from_frame(
         raise UsageError(
             "stream.objective=regression: there are no classes to make tasks of. Expected stream.task_column."
         )
+    frame, test = _frames(path, label, task_column)
+    if test_path is not None:
+        test, _ = _frames(test_path, label, task_column)
     x, columns = features_of(frame, label, features, task_column)
     y, names = targets_of(frame[label], objective, label)
     place = rows_of_tasks(frame, y, names, task_column, tasks, class_order, seed)
@@ -82,5 +70,12 @@ def from_frame(
             (((x_train - mean) / deviation, y_train), ((x_held - mean) / deviation, y_held))
             for (x_train, y_train), (x_held, y_held) in parts
         ]
+    name = Path(path).stem if isinstance(path, str | Path) else "table"
     stream = from_tasks(parts, scenario=scenario, names=list(place), name=name, objective=objective, device=device)
     return replace(stream, online=online)
+
+
+def _frames(path: Any, label: str, task_column: str | None) -> tuple[Any, Any]:
+    if isinstance(path, str | Path):
+        return read(str(path), ("text", label), (label, None if task_column == ROW else task_column))
+    return path, None

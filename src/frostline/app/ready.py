@@ -1,0 +1,111 @@
+"""What must fit together before a run begins; where it does not, it is refused here, in the user's words."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.checks import UsageError
+from frostline.core.scope import evaluating, note_order
+from frostline.core.types import TaskStream
+from frostline.loop.evaluation import evaluation_data
+from frostline.loop.settings import TrainerConfig
+from frostline.speed.prefix import check_settings
+from frostline.strategies.base import Strategy
+from frostline.streams.augmentation import Augmentation
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is no model, or one of which something is frozen already."""
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        raise UsageError(f"model: expected an nn.Module with parameters, not {model!r:.60}.")
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    if frozen:
+        raise UsageError(
+            f"{frozen[0]} has requires_grad=False: what trains is for the selector to say. Thaw it, and use a selector such as "
+            "selector='last_k', or Pattern(include=[...]) for names of your own."
+        )
+
+
+def check_parts(
+    model: nn.Module, stream: TaskStream, strategy: Strategy, settings: TrainerConfig, optimizer: Any
+) -> TaskStream:
+    """Refuse parts that do not go together; return the stream with as many classes as the model has logits."""
+    check_settings(settings, model)
+    strategy.check(model, stream)
+    batch = next(iter(stream[0].train.batches(2, torch.arange(min(2, len(stream[0].train))))))
+    Augmentation(settings.augment)(batch.x)  # refuses what is no image
+    evaluation_data(stream[0], settings.evaluate_on)
+    optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
+    logits = logits_of(model, batch.x)
+    if logits.shape[-1] < stream.classes:
+        raise UsageError(
+            f"{type(model).__name__} returns {list(logits.shape)} for {len(batch)} samples; expected logits "
+            f"[{len(batch)}, ..., {stream.classes}] as a tensor, one for each class of the stream."
+        )
+    _check_single(model, stream, strategy, settings, batch.x)
+    return _widened(stream, logits.shape[-1] - stream.classes)
+
+
+def logits_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Return what the model makes of some samples, and let it remember in which order its layers run."""
+    device = next(model.parameters()).device
+    if x.device != device:
+        raise UsageError(f"The model is on {device} and the data on {x.device}. Expected both on one device.")
+    try:
+        with torch.random.fork_rng(), evaluating(model), note_order(model), torch.enable_grad():
+            logits = model(x)  # with gradients: without, a fused encoder does not call its layers
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"{type(model).__name__} cannot take samples of shape {list(x.shape[1:])} ({x.dtype}): {reason}"
+        ) from error
+    if not isinstance(logits, Tensor) or not logits.ndim:
+        found = "a scalar" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(f"{type(model).__name__} returns {found}: expected logits [B, ..., C] as a tensor.")
+    return logits
+
+
+def _check_single(model: nn.Module, stream: TaskStream, strategy: Strategy, settings: TrainerConfig, x: Tensor) -> None:
+    """Refuse a last batch of one sample where a batch-norm has but one value a channel: torch cannot learn from it."""
+    size = settings.batch_size
+    alone = [t for t in stream.tasks if len(t.train) % size == 1 or size == 1]
+    if strategy.uses("augment"):  # later tasks have samples from memory beside it
+        alone = [t for t in alone if t.index == 0]
+    if not alone or not any("running_mean" in m._buffers for m in model.modules()):
+        return
+    buffers = [b.clone() for b in model.buffers()]
+    was = [m.training for m in model.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model.train()(x[:1])
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        fits = next(
+            n for n in range(max(2, size + 1), 2 * size + 100) if all(len(t.train) % n != 1 for t in stream.tasks)
+        )
+        task = alone[0]
+        raise UsageError(
+            f"trainer.batch_size={size}: the last batch of task {task.index} has one of its {len(task.train)} samples, and a "
+            f"batch-norm of {type(model).__name__} has one value a channel for it, which torch refuses to normalise. "
+            f"The nearest larger size that leaves no sample alone is {fits}."
+        ) from error
+    finally:
+        for module, training in zip(model.modules(), was, strict=True):
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+
+def _widened(stream: TaskStream, more: int) -> TaskStream:
+    """Return the stream with `more` classes that no sample has and no task shows."""
+    if not more or stream.tasks[0].visible is None:
+        return stream
+    tasks = tuple(
+        replace(task, visible=None if task.visible is None else nn.functional.pad(task.visible, (0, more)))
+        for task in stream.tasks
+    )
+    return replace(stream, tasks=tasks, classes=stream.classes + more)
