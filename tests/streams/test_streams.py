@@ -1,8 +1,10 @@
 """Streams: labels, masks, subsets, orders; and that both kinds of source give the same batches."""
 
+import numpy as np
 import pytest
 import torch
 
+from frostline.core.checks import UsageError
 from frostline.streams import from_arrays, image_folder
 
 
@@ -124,3 +126,55 @@ def test_image_folder(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "test" / "extra" / "a.png")
     with pytest.raises(ValueError, match="differ"):
         image_folder(str(tmp_path), tasks=2)
+
+
+def test_a_validation_share_leaves_every_class_some(tmp_path):
+    stream = from_arrays("digits", tasks=1, samples_per_class=2, validation=0.5)
+    assert stream[0].train.labels.unique(return_counts=True)[1].tolist() == [1] * 10
+    assert stream[0].validation.labels.unique(return_counts=True)[1].tolist() == [1] * 10
+    lonely = from_arrays("digits", tasks=1, samples_per_class=1, validation=0.9)
+    assert len(lonely[0].train) == 10
+    assert lonely[0].validation is None
+
+
+def test_labels_may_begin_at_one_and_leave_some_out(monkeypatch):
+    from frostline.streams import datasets
+
+    x = np.zeros((4, 2, 2), dtype=np.uint8)
+    monkeypatch.setitem(
+        datasets.DATASETS, "odd", lambda root, download: (x, np.array([1, 2, 7, 9]), x, np.array([9, 1, 2, 7]))
+    )
+    data = datasets.load("odd", scaling="unit")
+    assert data.classes == 4
+    assert data.y_train.tolist() == [0, 1, 2, 3]
+    assert data.y_test.tolist() == [3, 0, 1, 2]
+    monkeypatch.setitem(
+        datasets.DATASETS, "odd", lambda root, download: (x, np.array([1, 2, 7, 9]), x, np.array([9, 1, 2, 3]))
+    )
+    with pytest.raises(UsageError, match="label 3, which no training sample has"):
+        datasets.load("odd", scaling="unit")
+
+
+def test_tasks_of_unequal_size_are_lists_of_classes(capsys):
+    stream = from_arrays("digits", class_order=[[3, 1, 4], [5, 9], [2]])
+    assert [task.classes for task in stream.tasks] == [(1, 3, 4), (5, 9), (2,)]
+    assert "takes 6 of the 10 classes; 4 are left out" in capsys.readouterr().out
+    from_arrays("digits", tasks=2)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"class_order": 3}, r"class_order=3: expected natural, random, a list"),
+        ({"class_order": [0.0, 1.0]}, "expected natural, random, a list"),
+        ({"class_order": []}, "expected natural, random, a list"),
+        ({"class_order": [[0, 1], [1, 2]]}, "different classes"),
+        ({"class_order": [[0, 1], []]}, "different classes"),
+        ({"class_order": [[0, 1], [2, 3]], "tasks": 3}, "names 2 tasks itself"),
+        ({"class_order": [[0, 1], [2, 3]], "kind": "permuted"}, "different classes"),
+    ],
+)
+def test_orders_that_are_none(settings, message):
+    with pytest.raises(UsageError, match=message):
+        from_arrays("digits", **settings)

@@ -39,3 +39,17 @@ def test_what_is_not_there_is_named():
         package_docs(tasks=3)
     with pytest.raises(ValueError, match=r"expected the path of a tokenizer\.json"):
         package_docs(packages=["numpy"], tasks=1, tokenizer="nowhere.json")
+
+
+def test_the_name_is_left_out_in_any_case_and_a_package_is_one_class():
+    from tokenizers import Tokenizer
+
+    from frostline.models.language import minilm_folder
+
+    stream = package_docs(packages=["PIL"], tasks=1, texts_per_package=200, length=64)
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    for x in next(iter(stream[0].train.batches(999))).x.tolist():
+        words = tokenizer.decode(x).split()
+        assert "pil" not in words
+    with pytest.raises(ValueError, match="expected different packages"):
+        package_docs(packages=["rich", "rich"], tasks=2)

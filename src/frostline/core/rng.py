@@ -8,9 +8,19 @@ import torch
 
 def derive(*keys: int | str) -> int:
     """Return a 63-bit seed that is a pure function of `keys`, e.g. derive(seed, "order", task, epoch)."""
-    words = [zlib.crc32(k.encode()) if isinstance(k, str) else k for k in keys]
-    state = np.random.SeedSequence([w & 0xFFFFFFFF for w in words]).generate_state(1, np.uint64)
+    words = [word for key in keys for word in _words(key)]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
+
+
+def _words(key: int | str) -> list[int]:
+    """Return the key as 32-bit words, all of them: a seed of 2**32 is not the seed 0."""
+    if isinstance(key, str):
+        return [zlib.crc32(key.encode())]
+    words = [key & 0xFFFFFFFF]
+    while key := key >> 32 if key > 0 else 0:
+        words.append(key & 0xFFFFFFFF)
+    return words
 
 
 def generator(*keys: int | str) -> torch.Generator:

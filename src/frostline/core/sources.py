@@ -1,6 +1,6 @@
 """Where samples live: as tensors on the training device, or behind a DataLoader."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from frostline.core.checks import UsageError
+from frostline.core.rng import generator
 from frostline.core.types import Batch, Source
 
 PLACES = 40  # bits of a sample's id that say which row it is; those above them say of which task
@@ -156,11 +158,20 @@ class LoaderSource:
                 num_workers=self.workers,
                 collate_fn=_stack,
                 pin_memory=self.device.type == "cuda",
+                generator=generator("loader", self.task, start, *order[:2].tolist()),  # torch's own is the model's
             )
         )
-        for part, x in zip(parts, read, strict=True):
+        for part, x in zip(parts, _in_short(read), strict=True):
             task = torch.full((len(part),), self.task)
             yield Batch(x, self.labels[part], task, ids(self.task, self.rows[part])).to(self.device)
+
+
+def _in_short(read: Iterable[Any]) -> Iterator[Any]:
+    """Yield what is read; say what a worker refused in its own words, without its traceback."""
+    try:
+        yield from read
+    except UsageError as error:
+        raise UsageError(str(error).rpartition("UsageError: ")[2].strip()) from None
 
 
 def _stack(samples: Sequence[tuple[Tensor, Any]]) -> Tensor:

@@ -55,8 +55,8 @@ def from_arrays(
     if kind != "split" and classes_per_task is not None:
         raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
     data = _shared(dataset, data_root, download, scaling)
-    transforms: list[Callable[[Tensor], Tensor] | None] = [None] * tasks
     groups = class_groups(data.classes, tasks, classes_per_task, class_order, seed, repeat=kind != "split")
+    transforms: list[Callable[[Tensor], Tensor] | None] = [None] * len(groups)
     if kind == "permuted":
         pixels = data.x_train[0].numel()
         orders = [torch.randperm(pixels, generator=generator(seed, "permutation", t)) for t in range(1, tasks)]
@@ -103,14 +103,51 @@ def class_groups(
 ) -> list[list[int]]:
     """Return the classes of each task (all of them for each with `repeat`).
 
-    UsageError where the classes do not divide among the tasks or the order is not a permutation.
+    class_order: natural, random (by seed), a list of classes, or a list of lists, which are the tasks themselves. UsageError
+    where the classes do not divide among the tasks or one comes twice. Says so where classes are left out.
     """
     in_range("stream.tasks", tasks, 1)
+    if not isinstance(class_order, str) and (
+        not isinstance(class_order, Sequence) or not _whole_numbers(class_order) or not len(class_order)
+    ):
+        raise UsageError(
+            f"stream.class_order={class_order}: expected natural, random, a list of classes such as [3,1,0,2], or of lists of "
+            "them, a task each, such as [[0,1],[2,3,4]]."
+        )
+    groups = _class_groups(classes, tasks, classes_per_task, class_order, seed, repeat)
+    used = {c for group in groups for c in group}
+    if len(used) < classes:
+        print(f"frostline: the stream takes {len(used)} of the {classes} classes; {classes - len(used)} are left out.")
+    return groups
+
+
+def _whole_numbers(values: Sequence[Any]) -> bool:
+    flat = [
+        v for part in values for v in (part if isinstance(part, Sequence) and not isinstance(part, str) else [part])
+    ]
+    return all(isinstance(v, int) and not isinstance(v, bool) for v in flat)
+
+
+def _class_groups(
+    classes: int, tasks: int, classes_per_task: int | None, class_order: Any, seed: int, repeat: bool
+) -> list[list[int]]:
     if isinstance(class_order, str):
         one_of("stream.class_order", class_order, ("natural", "random"))
         order = list(range(classes))
         if class_order == "random":
             order = torch.randperm(classes, generator=generator(seed, "class order")).tolist()
+    elif all(isinstance(part, Sequence) for part in class_order):
+        groups = [list(part) for part in class_order]
+        flat = [c for group in groups for c in group]
+        if repeat or len(set(flat)) != len(flat) or not set(flat) <= set(range(classes)) or not all(groups):
+            raise UsageError(
+                f"stream.class_order={groups}: expected different classes out of 0..{classes - 1} in each task."
+            )
+        if tasks not in (5, len(groups)) or classes_per_task is not None:  # 5 is what nobody set
+            raise UsageError(
+                f"stream.class_order names {len(groups)} tasks itself. Leave out stream.tasks and stream.classes_per_task."
+            )
+        return groups
     else:
         order = list(class_order)
         if len(set(order)) != len(order) or not set(order) <= set(range(classes)):
@@ -157,8 +194,12 @@ def assemble(
     test_samples_per_class: int | None = None,
     online: bool = False,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> TaskStream:
-    """Return the stream of `groups` of classes: label maps, visible classes, training subsets, validation shares."""
+    """Return the stream of `groups` of classes: label maps, visible classes, training subsets, validation shares.
+
+    validation: the share of each class that is held out, of which at least one sample stays. names: of the classes.
+    """
     one_of("stream.scenario", scenario, SCENARIOS)
     in_range("stream.validation", validation, 0, 0.9)
     in_range("stream.samples_per_class", samples_per_class, 1)
@@ -173,18 +214,18 @@ def assemble(
         test = _pick(y_test, group, test_samples_per_class, None, seed, t)
         if not len(train) or not len(test):
             raise UsageError(f"Task {t} with classes {group} has {len(train)} training and {len(test)} test samples.")
-        held = int(len(train) * validation)
-        held_out, train = train[:held], train[held:]
+        held = _held_out(y_train[train], validation)
+        held_out, train = train[held], train[~held]
         rename = torch.full((int(max(y_train.max(), y_test.max())) + 1,), -1)
         rename[torch.tensor(group)] = torch.tensor(labels[t])
         tasks.append(
             Task(
                 index=t,
-                name=f"{t}: {_span(group)}" if several else f"{t}",
+                name=f"{t}: {_span(group, names)}" if several else f"{t}",
                 classes=tuple(sorted(labels[t])),
                 train=make(True, train, rename[y_train[train]], t),
                 test=make(False, test, rename[y_test[test]], t),
-                validation=make(True, held_out, rename[y_train[held_out]], t) if held else None,
+                validation=make(True, held_out, rename[y_train[held_out]], t) if len(held_out) else None,
                 visible=visible[t],
             )
         )
@@ -224,5 +265,15 @@ def _pick(y: Tensor, group: list[int], per_class: int | None, per_task: int | No
     return rows[:per_task]
 
 
-def _span(group: list[int]) -> str:
-    return ",".join(map(str, group)) if len(group) <= 4 else f"{group[0]},{group[1]}..{group[-1]}"
+def _held_out(y: Tensor, share: float) -> Tensor:
+    """Return which samples are held out, bool [n]: the first of each class, so that a small class keeps some."""
+    held = torch.zeros(len(y), dtype=torch.bool)
+    for label in y.unique():
+        rows = (y == label).nonzero().squeeze(1)
+        held[rows[: min(int(share * len(rows)), len(rows) - 1)]] = True
+    return held
+
+
+def _span(group: list[int], names: Sequence[str]) -> str:
+    shown = [names[c] for c in group] if names else list(map(str, group))
+    return ",".join(shown) if len(group) <= 4 else f"{shown[0]},{shown[1]}..{shown[-1]}"

@@ -150,6 +150,8 @@ def rows_of_tasks(
 
     if column is None:
         count = tasks or next(n for n in (5, 2, 3, 1) if len(names) % n == 0)
+        if not isinstance(class_order, str) and any(isinstance(part, Sequence) for part in class_order):
+            count = len(class_order)  # the tasks themselves
         found = {}
         for t, group in enumerate(class_groups(len(names), count, None, class_order, seed)):
             shown = ",".join(str(names[c]) for c in group[:3]) + (",..." if len(group) > 3 else "")

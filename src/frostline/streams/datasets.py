@@ -134,5 +134,10 @@ def _scale(x_train: Any, y_train: Any, x_test: Any, y_test: Any, scaling: str) -
     std = train.std(dim=(0, 2, 3), keepdim=True)
     if scaling == "unit":
         mean, std = torch.zeros_like(mean), torch.ones_like(std)
-    labels = [torch.from_numpy(np.asarray(y).astype(np.int64)) for y in (y_train, y_test)]
+    known, place = np.unique(y_train, return_inverse=True)  # labels may begin at 1, or leave some out
+    if not np.isin(y_test, known).all():
+        raise UsageError(
+            f"The test data have the label {np.setdiff1d(y_test, known)[0]}, which no training sample has."
+        )
+    labels = [torch.from_numpy(y.astype(np.int64)) for y in (place, np.searchsorted(known, y_test))]
     return DataSet(train.sub_(mean).div_(std), labels[0], test.sub_(mean).div_(std), labels[1], (-mean / std)[0])

@@ -3,14 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import LoaderSource
 from frostline.core.types import TaskStream
 from frostline.streams.build import assemble, class_groups
+from frostline.streams.columns import natural
 from frostline.streams.frames import hugging_face, is_hugging_face
 
+CHECKED = 20_000  # images up to which each is opened before training
 SCALINGS = {  # mean and deviation of each channel
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "half": ([0.5] * 3, [0.5] * 3),
@@ -35,7 +38,10 @@ def image_folder(
     seed: int = 0,
     device: str = "cpu",
 ) -> TaskStream:
-    """Return a split stream over data_root/train/CLASS/* and data_root/test/CLASS/* (torchvision's ImageFolder).
+    """Return a split stream over data_root/train/CLASS/* and data_root/test/CLASS/*; what is hidden is no class and no image.
+
+    Classes are in the natural order of their names, 2 before 10. Images stand as the camera's mark says, 16-bit ones become
+    8-bit ones, and what is transparent is white.
 
     data_root may also be a data set of Hugging Face's with a column of images and one of classes, a folder or a name.
     scaling: of the pixels, as the model was trained: 'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1).
@@ -54,8 +60,76 @@ def image_folder(
     return assemble(
         "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
         validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
-        test_samples_per_class=test_samples_per_class, online=online, seed=seed,
+        test_samples_per_class=test_samples_per_class, online=online, seed=seed, names=sets[True].classes,
     )  # fmt: skip
+
+
+def as_rgb(image: Any) -> Any:
+    """Return an image of any mode as 8-bit RGB: upright, of 16 bits the upper 8, white where it is transparent."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"its pixels are {image.mode}, {values.min()} to {values.max()}: expected 8 or 16 bits")
+        image = Image.fromarray((values // 257).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+class _Images:
+    """The images under folder/CLASS/, hidden files and folders left out."""
+
+    def __init__(self, folder: Path, see: Any):
+        from torchvision.datasets.folder import IMG_EXTENSIONS
+
+        def shown(path: Path) -> bool:
+            return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+        self.see = see
+        self.classes = sorted((p.name for p in folder.iterdir() if p.is_dir() and shown(p)), key=natural)
+        self.paths: list[Path] = []
+        self.targets: list[int] = []
+        for label, name in enumerate(self.classes):
+            paths = [
+                p for p in (folder / name).rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and shown(p) and p.is_file()
+            ]
+            if not paths:
+                raise UsageError(f"{folder / name} holds no images. Expected some of {', '.join(IMG_EXTENSIONS)}.")
+            self.paths += sorted(paths)
+            self.targets += [label] * len(paths)
+        if not self.classes:
+            raise UsageError(f"{folder} holds no folders of images. Expected one for each class.")
+        self._check_headers()
+
+    def _check_headers(self) -> None:
+        """Refuse files that are no images before any training, where opening all of them takes no more than some seconds."""
+        from PIL import Image
+
+        for path in self.paths if len(self.paths) <= CHECKED else ():
+            try:
+                with Image.open(path):
+                    pass
+            except Exception as error:
+                raise UsageError(
+                    f"{path} is no image that can be read ({error}). Take it out of the folder."
+                ) from error
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        path = self.paths[index]
+        try:
+            with Image.open(path) as image:
+                return self.see(as_rgb(image)), self.targets[index]
+        except Exception as error:  # damaged files fail in many ways, and files vanish
+            raise UsageError(f"{path} could not be read as an image: {error}.") from error
 
 
 class _Rows:
@@ -70,7 +144,7 @@ class _Rows:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.see(self.rows[index][self.image].convert("RGB")), self.targets[index]
+        return self.see(as_rgb(self.rows[index][self.image])), self.targets[index]
 
 
 def _hugging_face(path: str, see: Any) -> dict[bool, Any]:
@@ -94,7 +168,6 @@ def _open(root: Path, image_size: int, scaling: str) -> dict[bool, Any]:
 
     torchvision()
     from torchvision import transforms
-    from torchvision.datasets import ImageFolder
 
     see = transforms.Compose(
         [
@@ -106,8 +179,8 @@ def _open(root: Path, image_size: int, scaling: str) -> dict[bool, Any]:
     if is_hugging_face(root):
         return _hugging_face(str(root), see)
     try:
-        sets = {train: ImageFolder(str(root / ("train" if train else "test")), see) for train in (True, False)}
-    except FileNotFoundError as error:
+        sets = {train: _Images(root / ("train" if train else "test"), see) for train in (True, False)}
+    except OSError as error:
         raise UsageError(
             f"stream.data_root={str(root)!r}: expected images under train/CLASS/ and test/CLASS/ ({error})."
         ) from error

@@ -47,6 +47,8 @@ def package_docs(
     in_range("stream.length", length, 4)
     in_range("stream.texts_per_package", texts_per_package, 10)
     in_range("stream.test_share", test_share, 0.01, 0.9)
+    if len(set(packages)) < len(packages):
+        raise UsageError(f"stream.packages={list(packages)}: expected different packages, a class each.")
     groups = class_groups(len(packages), tasks, classes_per_task, class_order, seed)
     encode = tokenizer_for(tokenizer, length)
     x: dict[bool, list[Tensor]] = {True: [], False: []}
@@ -63,7 +65,7 @@ def package_docs(
         "package_docs", groups, scenario, torch.tensor(y[True]), torch.tensor(y[False]),
         lambda train, rows, labels, task: TensorSource(tokens[train], labels, rows, task), (length,), device,
         validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
-        test_samples_per_class=test_samples_per_class, online=online, seed=seed,
+        test_samples_per_class=test_samples_per_class, online=online, seed=seed, names=list(packages),
     )  # fmt: skip
 
 
@@ -103,7 +105,7 @@ def _texts(package: str, count: int) -> Iterator[str]:
     seen: set[str] = set()
     for path in sorted(Path(spec.submodule_search_locations[0]).rglob("*.py")):
         for text in _docstrings(path):
-            words = [w for w in text.split() if package not in w.lower()]
+            words = [w for w in text.split() if package.lower() not in w.lower()]
             text = " ".join(words)
             if len(words) >= LEAST_WORDS and text not in seen:
                 seen.add(text)
