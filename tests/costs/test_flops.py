@@ -118,13 +118,12 @@ def test_compiled_step_saves_too():
 
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__)
 def test_agrees_with_torchs_own_counter(context):
-    """Where that one has all formulas right; in inference mode composite operators come whole and are taken apart."""
+    """Where that one has all formulas (nn.LSTM and nn.Bilinear it takes for free); in inference mode operators come whole."""
     layer = nn.TransformerDecoderLayer(16, 4, 32, batch_first=True)
-    nets = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv1d(3, 4, 3), nn.Bilinear(5, 6, 7), nn.LSTM(8, 9)])
+    nets = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv1d(3, 4, 3), nn.GRU(8, 9)])
     inputs = [
         [torch.randn(2, 3, 8, 8)],
         [torch.randn(2, 3, 8)],
-        [torch.randn(4, 5), torch.randn(4, 6)],
         [torch.randn(3, 2, 8)],
     ]
 
@@ -140,3 +139,68 @@ def test_agrees_with_torchs_own_counter(context):
         with FlopCounterMode(display=False) as theirs:
             work()
         assert count_flops(work) == theirs.get_total_flops() > 0
+
+
+RECURRENT = {  # layer, shape, weights that every token meets
+    "lstm": (nn.LSTM(16, 32), (8, 4, 16), 4 * 32 * (16 + 32)),
+    "two layers, both ways": (
+        nn.LSTM(16, 32, 2, bidirectional=True), (8, 4, 16), 2 * 4 * 32 * (16 + 32) + 2 * 4 * 32 * (64 + 32)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_oneDNNs_lstm_is_not_free(name):
+    """Its kernel computes the gradients of the weights, of the states and of the input, whether asked or not."""
+    layer, shape, weights = RECURRENT[name]
+    x = torch.randn(shape)
+    forward = 2 * 8 * 4 * weights
+    assert count_flops(lambda: layer(x)) == forward
+    assert count_flops(lambda: layer(x)[0].sum().backward()) == 3 * forward
+
+
+def test_cudnns_recurrent_layers_by_their_formula():
+    """Its operators run on a GPU only; the formula is that of oneDNN's."""
+    from frostline.costs.flops import OWN_FORMULAS
+
+    x, weights = torch.randn(8, 4, 16), [torch.randn(128, 16), torch.randn(128, 32), torch.randn(128), torch.randn(128)]
+    forward = 2 * 8 * 4 * 4 * 32 * (16 + 32)
+    assert OWN_FORMULAS[torch.ops.aten._cudnn_rnn](x, weights, 4) == forward
+    backward = OWN_FORMULAS[torch.ops.aten._cudnn_rnn_backward]
+    assert backward(x, weights, 4, [True, False, False, True]) == 2 * forward
+    assert backward(x, weights, 4, [True, False, False, False]) == forward
+
+
+def test_matrices_with_vectors_and_three_tensors():
+    m, v, w = torch.randn(6, 5), torch.randn(5), torch.randn(6)
+    assert count_flops(lambda: m @ v) == count_flops(lambda: nn.functional.linear(v, m)) == 2 * 6 * 5
+    assert count_flops(lambda: nn.functional.linear(v, m, w)) == 2 * 6 * 5
+    assert count_flops(lambda: v @ v) == 2 * 5
+    assert count_flops(lambda: torch.addr(m, w, v)) == 2 * 6 * 5
+    assert count_flops(lambda: torch.addbmm(m, torch.randn(3, 6, 4), torch.randn(3, 4, 5))) == 3 * 2 * 6 * 4 * 5
+    assert count_flops(lambda: nn.Bilinear(3, 4, 7)(torch.randn(2, 3), torch.randn(2, 4))) == 2 * 2 * 7 * 3 * 4
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.answer = nn.Linear(33, 10)
+
+    def forward(self, x):
+        return self.answer(torch.fft.rfft(x.flatten(1)).abs())
+
+
+def test_products_without_a_formula_are_named_in_the_result():
+    import frostline
+
+    found: set[str] = set()
+    count_flops(lambda: torch.cdist(torch.rand(2, 3), torch.rand(4, 3)), found)
+    assert found == {"aten._cdist_forward"}
+    quiet: set[str] = set()
+    count_flops(lambda: F.interpolate(torch.rand(1, 1, 4, 4), scale_factor=2, mode="bilinear"), quiet)
+    assert not quiet
+    result = frostline.run(Spectral(), "split_digits", epochs=1, progress=False)
+    assert "aten._fft_r2c" in result.content["uncounted_operators"]
+    from frostline.report.tables import saving_lines
+
+    assert any("aten._fft_r2c" in line for line in saving_lines(result.content))

@@ -19,7 +19,7 @@ from frostline.loop.settings import TrainerConfig
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
     "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
-    "checkpoint", "figures", "cost.reference_steps", "stream.data_root", "stream.download",
+    "checkpoint", "figures", "overwrite", "cost.reference_steps", "stream.data_root", "stream.download",
 )  # fmt: skip
 BUILT = (
     "stream",
@@ -46,6 +46,7 @@ class CheckpointConfig:
     """What a checkpoint holds."""
 
     delta: bool = False
+    other_data: bool = False
 
 
 @dataclass
@@ -66,6 +67,7 @@ class RunConfig:
 
     seed: int = 0
     resume: str | None = None
+    overwrite: bool = False
     figures: list[str] = field(default_factory=lambda: ["png"])
     stream: Any = None
     model: Any = None

@@ -11,6 +11,7 @@ from torch import nn
 from frostline.app.config import DictConfig
 from frostline.app.job import build
 from frostline.core.checks import UsageError, one_of
+from frostline.core.files import atomic_write
 from frostline.records import weights
 
 FORMATS = ("torch", "onnx", "none")
@@ -42,7 +43,8 @@ def export(run: Path, to: Path, program: str = "torch") -> dict[str, float]:
             distances["model.pt2"] = _distance(torch.export.load(to / "model.pt2").module()(x), expected)
     elif program == "onnx":
         distances["model.onnx"] = _distance(_onnx(model, x, to / "model.onnx"), expected)
-    (to / "README.txt").write_text(_readme(description, program, x))
+    with atomic_write(to / "README.txt") as f:
+        f.write(_readme(description, program, x))
     for name, distance in distances.items():
         if distance > TOLERANCE:
             raise UsageError(f"{name} answers otherwise than the run did, by {distance:.1e}: it is not to be used.")

@@ -1,10 +1,12 @@
 """One run from its configuration: build the parts, train, and leave the results in the run's folder."""
 
 import copy
+import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +18,12 @@ from hydra.utils import instantiate
 from frostline.app.config import DictConfig, check, plain, trainer_config, without
 from frostline.app.ready import check_parts
 from frostline.core.checks import UsageError, one_of
+from frostline.core.digests import data_digests
+from frostline.core.files import owned
 from frostline.core.rng import derive
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter, EnergyMeter, Prices
+from frostline.loop.interrupts import STOP
 from frostline.loop.precision import set_precision, slow_here
 from frostline.loop.pricing import task_costs
 from frostline.loop.run import Diverged, Observer, Run
@@ -26,12 +31,15 @@ from frostline.loop.training import run_stream
 from frostline.records import checkpoints, weights
 from frostline.records.tracking import tracker
 from frostline.records.writer import ResultWriter
+from frostline.report.console import program
 from frostline.report.terminal import TerminalReport
 from frostline.speed.fast import Fast
 from frostline.speed.layouts import with_fused, with_kernels, with_layout
 from frostline.strategies.base import Strategy
 from frostline.strategies.chain import Chain
 from frostline.streams.suites import suite_of
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Job(NamedTuple):
@@ -49,6 +57,11 @@ def execute(cfg: DictConfig, folder: Path, *, sweep: Path | None = None, alone: 
     be a progress bar.
     """
     check(cfg)
+    with owned(folder):
+        return _execute_owned(cfg, folder, sweep or folder, alone, brief=sweep is not None)
+
+
+def _execute_owned(cfg: DictConfig, folder: Path, whole: Path, alone: bool, brief: bool) -> list[dict[str, Any]]:
     jobs = [Job(cfg, folder)]
     if cfg.trainer.seeds is not None:
         jobs = [Job(with_seed(cfg, seed), folder / f"seed_{seed}") for seed in cfg.trainer.seeds]
@@ -58,7 +71,7 @@ def execute(cfg: DictConfig, folder: Path, *, sweep: Path | None = None, alone: 
                     f"{shared} differs from seed to seed, and trainer.seeds trains them with the same. "
                     "Expected separate runs: -m seed=0,1,..."
                 )
-    return run_jobs(jobs, sweep or folder, alone, forget=folder, brief=sweep is not None)
+    return run_jobs(jobs, whole, alone, forget=folder, brief=brief)
 
 
 def with_seed(cfg: DictConfig, seed: int) -> DictConfig:
@@ -80,7 +93,10 @@ def run_jobs(
     diverged: list[str] = []
     while jobs:
         try:
-            contents = _execute(jobs, whole, alone, forget, brief)
+            with ExitStack() as locks, STOP.listening():
+                for job in jobs:
+                    locks.enter_context(owned(job.folder))
+                contents = _execute(jobs, whole, alone, forget, brief)
         except Diverged as error:
             folder = error.folder
             if len(jobs) == 1 and not diverged:
@@ -124,6 +140,7 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
         for number, job in enumerate(jobs):
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
             if job.state is not None:
+                _refuse_other_data(job, run)
                 run.load_state_dict(job.state)
             if len(jobs) > 1:
                 run.keep_draws()
@@ -135,21 +152,55 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
             run_stream(*(run for run, _ in built))
         except BaseException as error:
             for run, writer in built:
-                writer.write(run, "failed", f"{type(error).__name__}: {error}")
+                with suppress(OSError):  # a full disk is what may have ended it
+                    writer.write(run, "failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise UsageError(
+                    f"{whole}: could not be written ({error.strerror}). The last checkpoint is whole; once there is room, go "
+                    f"on with: {program()} {shlex.quote(f'resume={whole}')}"
+                ) from error
             raise
         contents = []
         for (run, writer), job in zip(built, jobs, strict=True):
             weights.save(run, job.folder, plain(job.cfg))
             contents.append(writer.write(run, "complete"))
-            if job.cfg.figures:
-                from frostline.report.figures import run_figures  # matplotlib: not before the work is done
-
-                run_figures(job.folder, contents[-1], job.cfg.figures)
+            _draw(job, contents[-1])
             for observer in run.observers:
                 observer.finished(contents[-1], job.folder)
         if len(jobs) > 1:
             reporter.summary(contents, jobs[0].folder.parent)
     return contents
+
+
+def _draw(job: Job, content: dict[str, Any]) -> None:
+    """Draw the run's figures; what goes wrong there takes nothing else with it."""
+    if not job.cfg.figures:
+        return
+    try:
+        from frostline.report.figures import run_figures  # matplotlib: not before the work is done
+
+        run_figures(job.folder, content, job.cfg.figures)
+    except Exception as error:  # another backend, a missing font: matplotlib fails in many ways
+        reason = (str(error).splitlines() or [""])[0]
+        print(
+            f"frostline: the figures could not be drawn ({type(error).__name__}: {reason}); all else is in {job.folder}."
+        )
+
+
+def _refuse_other_data(job: Job, run: Run) -> None:
+    """Refuse to go on with data that are not those of the checkpoint, unless the user says so."""
+    assert job.state is not None
+    before = job.state["data"]
+    changed = [name for name in ("train", "test") if run.data[name] != before[name]]
+    if not changed:
+        return
+    what = " and the ".join({"train": "training data", "test": "test data"}[name] for name in changed)
+    if not job.cfg.checkpoint.other_data:
+        raise UsageError(
+            f"resume={str(job.folder)!r}: the {what} of {run.stream.name} are not those that the run began with. "
+            "Expected the same files; checkpoint.other_data=true goes on with what is there now."
+        )
+    print(f"frostline: the {what} are not those that the run began with; it goes on with what is there now.")
 
 
 def _say_if_busy() -> None:
@@ -245,11 +296,18 @@ def _build(
     ]
     for observer in observers:
         cleanup.callback(observer.close)
+    data = data_digests(stream)
     processor = torch.backends.cpu.get_cpu_capability()
-    extra = {"config": config, "tasks": len(stream), "threads": torch.get_num_threads(), "processor": processor}
+    extra = {
+        "config": config,
+        "tasks": len(stream),
+        "threads": torch.get_num_threads(),
+        "processor": processor,
+        "data": data,
+    }
     run = Run(
         model, stream, strategy, selector, optimizer, meter, settings, Fast(settings), cfg.seed, schedule,
-        cfg.cost.reference_steps, _saver(folder, cfg.checkpoint.delta, extra), observers, folder,
+        cfg.cost.reference_steps, _saver(folder, cfg.checkpoint.delta, extra), observers, folder, data,
     )  # fmt: skip
     selector.check(model, task_costs(run, stream[0]))
     return run, writer

@@ -8,12 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from frostline.app.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, expand, key_of, register
 from frostline.app.explain import explain
+from frostline.app.placing import named, place, refuse_complete, tidy
 from frostline.core.checks import UsageError
+from frostline.core.files import owned
+from frostline.report.console import program
 
 ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "schedule", "trainer", "cost", "tracking")
 
@@ -22,11 +26,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
     given = sys.argv[1:] if argv is None else argv
     arguments = sorted(given, key=lambda a: a not in ("-m", "--multirun"))  # argparse wants no setting before a flag
-    wants_traceback = "HYDRA_FULL_ERROR" in os.environ
+    wants_traceback, before = "HYDRA_FULL_ERROR" in os.environ, list(sys.argv)
+    folder: Path | None = None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     gc.disable()  # until all is imported
     try:
-        _run_hydra(*_for_resume(arguments), wants_traceback)
+        arguments, again = _for_resume(arguments)
+        arguments, folder = (arguments, None) if again else place(arguments)
+        with _owning(arguments, resumes=again or any(key_of(a) == "resume" for a in arguments)):
+            _run_hydra(arguments, again, wants_traceback)
     except KeyboardInterrupt:
         _stop("Interrupted. A run that had begun goes on with resume=FOLDER.", code=130)
     except FailedRun:
@@ -38,6 +46,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         _stop(message)
     finally:
         gc.enable()
+        tidy(folder)
+        sys.argv = before
+        if not wants_traceback:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _owning(arguments: list[str], *, resumes: bool) -> AbstractContextManager[None]:
+    """Return what keeps a folder to this process, before Hydra writes into it; refuse one with a complete run."""
+    folder = named(arguments)
+    if folder is None:
+        return nullcontext()
+    if not resumes:
+        refuse_complete(folder, arguments)
+    return owned(folder)
 
 
 class FailedRun(UsageError):
@@ -76,9 +98,11 @@ def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None
                 execute(cfg, folder, sweep=sweep, alone=alone)
             else:
                 resume(cfg, folder, overrides, sweep=sweep, alone=alone)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             where = shlex.quote(f"resume={sweep or folder}")
-            _stop(f"Interrupted. Go on from the last checkpoint with: python run.py {where}", code=130)
+            number = getattr(error, "signum", signal.SIGINT)
+            what = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
+            _stop(f"{what}. Go on from the last checkpoint with: {program()} {where}", code=128 + number)
         except Exception as error:
             message = explain(error)
             if message is None or wants_traceback:

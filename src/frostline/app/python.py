@@ -13,6 +13,7 @@ from frostline.app.config import compose_config, options_of
 from frostline.app.job import build
 from frostline.app.ready import check_model, check_parts, logits_of
 from frostline.core.checks import UsageError, in_range, nearest, one_of
+from frostline.core.digests import data_digests
 from frostline.core.rng import derive
 from frostline.core.scope import Scope
 from frostline.core.sources import MemorySource
@@ -82,6 +83,7 @@ def run(
     this = Run(
         net, stream, method, rule, step, meter, settings, Fast(settings), seed, pace, reference_steps, None, bar
     )  # fmt: skip
+    this.data = data_digests(stream)
     rule.check(net, task_costs(this, stream[0]))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive(seed, "training"))

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from frostline.app.config import MAY_CHANGE, DictConfig, differences, key_of, plain
 from frostline.app.job import Job, execute, run_jobs, with_seed
 from frostline.core.checks import UsageError
+from frostline.core.files import owned
 from frostline.records import checkpoints, results
 
 
@@ -25,6 +26,13 @@ def resume(
     Where the folder is one of a `sweep` that goes on, its run may not have begun yet, or an earlier sweep may have left it.
     """
     cfg.resume = None
+    with owned(folder):
+        return _resume_owned(cfg, folder, overrides, sweep, alone)
+
+
+def _resume_owned(
+    cfg: DictConfig, folder: Path, overrides: list[str], sweep: Path | None, alone: bool
+) -> list[dict[str, Any]]:
     if sweep is not None and not any(folder.glob(f"**/{checkpoints.NAME}")):
         return execute(cfg, folder, sweep=sweep, alone=alone)
     try:
@@ -34,7 +42,7 @@ def resume(
             raise
         print(f"frostline: {folder} holds an earlier run with other settings; this one begins anew.")
         return execute(cfg, folder, sweep=sweep, alone=alone)
-    left = [job for job in jobs if job.state is None or not _complete(job.folder)]
+    left = [job for job in jobs if job.state is None or not results.is_complete(job.folder)]
     if not left:
         print(f"frostline: the run in {folder} is already complete.")
         return [results.read(job.folder) for job in jobs]
@@ -76,13 +84,6 @@ def _find(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[dict[Pat
         stored = _stored(cfg, state, path, overrides, own_seed=several is None)
         jobs.append(Job(stored if path in states else with_seed(stored, int(path.name[5:])), path, states.get(path)))
     return states, jobs
-
-
-def _complete(folder: Path) -> bool:
-    try:
-        return results.read(folder)["status"] == "complete"
-    except (OSError, ValueError):  # killed after the last task's checkpoint
-        return False
 
 
 def _stored(

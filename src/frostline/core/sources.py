@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from frostline.core.checks import UsageError
+from frostline.core.digests import combined, row_digests, source_digest
 from frostline.core.rng import generator
 from frostline.core.types import Batch, Source
 
@@ -65,6 +66,17 @@ class TensorSource:
             self.shares_samples(other) and torch.equal(self.rows, other.rows) and torch.equal(self.labels, other.labels)
         )
 
+    def digest(self) -> str:
+        """Return a digest of the samples, as they are learned from."""
+        changed = (
+            () if self.transform is None else [repr(self.transform), *getattr(self.transform, "__dict__", {}).values()]
+        )
+        return combined([row_digests(self.x)[self.rows], self.labels, *changed])
+
+    def holds(self) -> dict[int, int]:
+        """Return the digest of the whole data that the samples were chosen from, by what tells them from others."""
+        return {self.x.data_ptr(): int(row_digests(self.x).sum())}
+
     def fetch(self, index: Tensor) -> Tensor:
         """Return the samples with these ids, of any task that shares them."""
         return self.x.index_select(0, index & ((1 << PLACES) - 1))
@@ -96,6 +108,10 @@ class MemorySource:
     @property
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in self.batch.tensors().values())
+
+    def digest(self) -> str:
+        """Return a digest of the samples with all their columns."""
+        return combined(self.batch.tensors().values())
 
     def batches(
         self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
@@ -142,6 +158,19 @@ class LoaderSource:
     @property
     def nbytes(self) -> int:
         return len(self) * (self.sample_bytes + 8)
+
+    def digest(self) -> str:
+        """Return a digest of the labels and of what the data set says of its samples, or else of some of the samples."""
+        own = getattr(self.dataset, "digest", None)
+        if callable(own):
+            return combined([self.labels, own(self.rows.tolist())])
+        some = [] if self.random else self.rows[:: -(-len(self) // 16)].tolist()
+        return combined([self.labels, self.rows, *(self.dataset[row][0] for row in some)])
+
+    def holds(self) -> dict[int, int]:
+        """Return the digest of the whole data set, where it says one."""
+        own = getattr(self.dataset, "digest", None)
+        return {id(self.dataset): int(own(range(len(self.dataset)))[:16], 16)} if callable(own) else {}  # type: ignore[arg-type]
 
     def batches(
         self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
@@ -204,6 +233,14 @@ class Joined:
     @property
     def labels(self) -> Tensor:
         return torch.cat([s.labels for s in self.sources])
+
+    def digest(self) -> str:
+        """Return a digest of all sources."""
+        return combined(map(source_digest, self.sources))
+
+    def holds(self) -> dict[int, int]:
+        """Return the digests of all that the sources were chosen from."""
+        return {key: value for source in self.sources for key, value in getattr(source, "holds", dict)().items()}
 
     def batches(
         self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True

@@ -4,10 +4,12 @@ Time is taken between device synchronisations where a phase begins and ends, and
 work per step is adding integers.
 """
 
+import ctypes
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,7 @@ class CostMeter:
         self.energy = energy
         self.rows: list[LedgerRow] = []
         self.unbilled_seconds = 0.0
+        self.uncounted: set[str] = set()  # operators that ran and have no formula for their operations
         self._open: LedgerRow | None = None
         self._among = 1
         self._paused = False
@@ -121,6 +124,7 @@ class CostMeter:
                 with FlopCounter() as counter:
                     yield row
                 row.flops += counter.total
+                self.uncounted |= counter.uncounted
             else:
                 yield row
         finally:
@@ -142,6 +146,7 @@ class CostMeter:
             self._synchronise()
             self.unbilled_seconds += (time.perf_counter() - begin) / self._among
             self._paused = False
+            _reset_peak_memory(self.device)  # what the pause took is not the method's
             self._start()
 
     def _synchronise(self) -> None:
@@ -169,12 +174,17 @@ class CostMeter:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the ledger as plain values."""
-        return {"rows": [asdict(row) for row in self.rows], "unbilled_seconds": self.unbilled_seconds}
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "unbilled_seconds": self.unbilled_seconds,
+            "uncounted": sorted(self.uncounted),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the ledger; a row that was open goes on when its phase opens again."""
         self.rows = [LedgerRow(**row) for row in state["rows"]]
         self.unbilled_seconds = state["unbilled_seconds"]
+        self.uncounted = set(state["uncounted"])
 
 
 @contextmanager
@@ -201,10 +211,25 @@ def _reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
+    _trim()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again at the present size
     except OSError:
         return  # elsewhere the mark is the whole process's so far: an upper bound
+
+
+@lru_cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim  # glibc
+    except (OSError, AttributeError):
+        return None
+
+
+def _trim() -> None:
+    """Give back what the allocator keeps of memory that is free, which would count as the next phase's."""
+    if trim := _malloc_trim():
+        trim(0)
 
 
 def _peak_memory(device: torch.device) -> int:

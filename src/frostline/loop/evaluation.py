@@ -110,7 +110,7 @@ def operations(run: Run, work: Work, billed: Sequence[Run]) -> int:
     key = (run.shape, len(work.batch), tuple(work.batch.x.shape), work.kind)
     if key not in run.evaluation_flops:
         with all_paused([each.meter for each in billed]):
-            run.evaluation_flops[key] = count_flops(work.whole or work.call)
+            run.evaluation_flops[key] = count_flops(work.whole or work.call, run.meter.uncounted)
     return run.evaluation_flops[key]
 
 

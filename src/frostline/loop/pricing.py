@@ -84,7 +84,7 @@ class StepCounter:
             seen = take_step(self.engine, [batch], update=False)[1][0]
 
         with traceless(self.run, self.scope):
-            flops = count_flops(work)
+            flops = count_flops(work, self.run.meter.uncounted)
         return flops, seen
 
     def _measure_reference(self, batch: Batch) -> None:

@@ -143,7 +143,8 @@ class Progress:
 class Run:
     """What a run is made of (fixed), its progress (what a checkpoint holds), and what it has at hand meanwhile.
 
-    folder: its own; None: results stay in memory, and what does not fit there goes to a temporary file.
+    data: digests of what it learns from and is tested on. folder: its own; None: results stay in memory, and what does not
+    fit there goes to a temporary file.
     """
 
     model: nn.Module
@@ -160,6 +161,7 @@ class Run:
     save: Callable[[dict[str, Any]], None] | None = None
     observers: Sequence[Observer] = ()
     folder: Path | None = None
+    data: dict[str, str] = field(default_factory=dict)
 
     progress: Progress = field(default_factory=Progress)
 

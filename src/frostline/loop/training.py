@@ -13,6 +13,7 @@ from frostline.core.scope import Scope
 from frostline.costs import all_paused
 from frostline.loop.backend import Engine
 from frostline.loop.evaluation import record_nothing
+from frostline.loop.interrupts import STOP, Ended
 from frostline.loop.lesson import Lesson
 from frostline.loop.optimizing import close_optimizer, rates_change
 from frostline.loop.plain import Alone
@@ -105,7 +106,9 @@ def _train_stretch(lessons: Sequence[Lesson]) -> None:
             with ExitStack() as draws:
                 if len(lessons) == 1:
                     draws.enter_context(lessons[0].run.drawing())
-                fit(lessons, scopes, backend.engine(lessons, scopes))
+                engine = backend.engine(lessons, scopes)
+                with STOP.stepping():
+                    fit(lessons, scopes, engine)
             for lesson in lessons:
                 lesson.run.meter.row.stored_bytes = lesson.stored_bytes()
                 lesson.closed = lesson.done
@@ -147,7 +150,7 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
             run.progress.step += 1
         if progress.step == lessons[0].change.until and not lessons[0].done and _ask_again(lessons, scopes, engine):
             break
-        if time.monotonic() >= looks[0].next:
+        if STOP.asked or time.monotonic() >= looks[0].next:
             _look(runs, looks, engine)
     engine.close()
     for lesson, scope, look in zip(lessons, scopes, looks, strict=True):
@@ -186,6 +189,8 @@ def _look(runs: Sequence[Run], looks: Sequence[Lookout], engine: Engine) -> None
         for run, look in zip(runs, looks, strict=True):
             with run.drawing():
                 look()
+    if STOP.asked:
+        raise Ended(STOP.asked)
 
 
 def _prepare(run: Run, index: int) -> None:

@@ -2,6 +2,7 @@
 
 import time
 
+from frostline.loop.interrupts import STOP
 from frostline.loop.lesson import Lesson
 from frostline.loop.run import Diverged, Moment
 
@@ -29,7 +30,7 @@ class Lookout:
             observer.progress(
                 run, Moment(lesson.task.index, epoch, step + 1, lesson.steps, loss, rate, taken / lesson.total)
             )
-        if run.save is not None and now - self.saved >= run.settings.checkpoint_every_s:
+        if run.save is not None and (STOP.asked or now - self.saved >= run.settings.checkpoint_every_s):
             with run.meter.paused():
                 run.save(run.state_dict())
             self.saved = time.monotonic()

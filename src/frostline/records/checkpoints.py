@@ -11,7 +11,7 @@ from frostline.core.checks import UsageError
 from frostline.core.files import atomic_write
 from frostline.core.tensors import digest, tensor_bytes
 
-FORMAT = "frostline.checkpoint/3"
+FORMAT = "frostline.checkpoint/4"
 NAME = "checkpoint.pt"
 
 

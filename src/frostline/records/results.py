@@ -85,6 +85,7 @@ def result(
     meter: CostMeter,
     full: dict[str, float | None],
     prefix_cache: list[dict[str, Any]],
+    data: dict[str, str],
     error: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of result.json, as the outer contract describes it."""
@@ -102,6 +103,7 @@ def result(
             "tasks": [task.name for task in stream.tasks],
             "unit": stream.objective.unit,
         },
+        "data": data,
         "accuracy": rows,
         "loss": losses,
         "held_out": {
@@ -113,6 +115,7 @@ def result(
         ),
         "ledger": [asdict(row) for row in meter.rows],
         "totals": totals(meter.rows),
+        "uncounted_operators": sorted(meter.uncounted),
         "full_finetuning": full,
         "training_state": progress.state_bytes,
         "prefix_cache": prefix_cache,
@@ -164,9 +167,17 @@ def write(folder: Path, content: dict[str, Any]) -> None:
         json.dump(content, f, indent=1, allow_nan=False)
 
 
+def is_complete(folder: Path) -> bool:
+    """Tell whether a complete run is in the folder."""
+    try:
+        return read(folder)["status"] == "complete"
+    except (OSError, ValueError):  # none, or one killed after the last task's checkpoint
+        return False
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Return the content of folder/result.json; ValueError where it is not a result of this version."""
     content = json.loads((folder / NAME).read_text())
     if not isinstance(content, dict) or content.get("schema") not in READABLE:
         raise ValueError(f"{folder / NAME} is not a {SCHEMA} file")
-    return {"loss": None, "held_out": {}, **content}
+    return {"loss": None, "held_out": {}, "uncounted_operators": [], "data": {}, **content}

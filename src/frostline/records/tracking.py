@@ -6,6 +6,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,21 @@ class WandbTracker(Observer):
         self.folder = folder
         self.config = config
         self.run: Any = None
+        self.complete = False
 
     def started(self, run: Run) -> None:
         """Open the W&B run; a resumed one goes on under the same id."""
-        self._try("start", self._init)
+        mode = os.environ.get("WANDB_MODE", "")  # W&B's own way to say so is heard as well
+        if mode in ("disabled", "dryrun", "offline"):
+            self._try("start", partial(self._init, "disabled" if mode == "disabled" else "offline"))
+            return
+        if not self._try("start", partial(self._init, self.cfg.mode)) and self.cfg.mode == "online":
+            if self._try("start", partial(self._init, "offline", "-offline")):
+                print(
+                    f"frostline: W&B records offline instead: wandb sync {self.folder}/wandb/offline-run-* uploads it later."
+                )
 
-    def _init(self) -> None:
+    def _init(self, mode: Any, again: str = "") -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -49,9 +59,9 @@ class WandbTracker(Observer):
             self.run = wandb.init(
                 project=self.cfg.project,
                 entity=self.cfg.entity,
-                mode=self.cfg.mode,
+                mode=mode,
                 dir=str(self.folder),
-                id=hashlib.sha1(f"{platform.node()}:{self.folder.resolve()}".encode()).hexdigest()[:12],
+                id=hashlib.sha1(f"{platform.node()}:{self.folder.resolve()}".encode()).hexdigest()[:12] + again,
                 resume="allow",
                 reinit="create_new" if self.among > 1 else None,
                 name=f"{strategy}-seed{self.config['seed']}",
@@ -59,7 +69,7 @@ class WandbTracker(Observer):
                 tags=[*self.cfg.tags, strategy, *(["sweep"] if sweep else [])],
                 config=self.config,
                 settings=wandb.Settings(
-                    init_timeout=30,
+                    init_timeout=10,
                     silent=True,
                     disable_git=True,
                     x_disable_stats=True,
@@ -107,20 +117,23 @@ class WandbTracker(Observer):
             for name, value in content["full_finetuning"].items():
                 self.run.summary[f"full_finetuning/{name}"] = value
 
+        self.complete = True
         self._try("log the results", send)
 
     def close(self) -> None:
-        """Flush; a run that failed is marked so by W&B itself."""
-        self._try("finish", lambda: self.run.finish())
+        """Flush; a run that is not complete is marked as failed."""
+        self._try("finish", lambda: self.run.finish(exit_code=0 if self.complete else 1))
         self.run = None
 
-    def _try(self, what: str, action: Callable[[], object]) -> None:
+    def _try(self, what: str, action: Callable[[], object]) -> bool:
         """Tracking is a convenience: whatever goes wrong is said once and the run goes on with its local files."""
         if self.run is None and what != "start":
-            return
+            return False
         try:
             action()
+            return True
         except Exception as error:  # W&B raises errors of many unrelated classes
             log.warning("W&B could not %s: %s", what, error)
             print(f"frostline: W&B could not {what} ({error}); the run goes on, results are in {self.folder}.")
             self.run = None
+            return False

@@ -18,9 +18,12 @@ class ResultWriter(Observer):
         self.config = config
 
     def started(self, run: Run) -> None:
-        """Check for room and leave a result that says `running`."""
-        if shutil.disk_usage(self.folder).free < 2**27:
-            raise UsageError(f"{self.folder}: less than 128 MiB are free on this disk; results could not be written.")
+        """Check for room, for two checkpoints with an optimizer that keeps two values a weight, and say `running`."""
+        needed = 2**22 + 2 * 3 * sum(p.nbytes for p in run.model.parameters())
+        if shutil.disk_usage(self.folder).free < needed:
+            raise UsageError(
+                f"{self.folder}: less than {needed / 2**20:.0f} MiB are free on this disk; results and checkpoints may need it."
+            )
         self.write(run, "running")
 
     def task_done(self, run: Run, index: int) -> None:
@@ -48,4 +51,5 @@ def contents_of(run: Run, config: dict[str, Any], status: str, error: str | None
         full=results.against_full(run.meter, run.progress, whole),
         error=error,
         prefix_cache=run.backend.notes,
+        data=run.data,
     )

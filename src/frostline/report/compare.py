@@ -4,7 +4,7 @@ import csv
 import json
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from frostline.report.outcome import outcome, sentence
 from frostline.report.tables import si
 
 IGNORED = (
-    "seed", "resume", "figures", "tracking", "strategy", "trainer.device", "trainer.threads", "trainer.checkpoint_every_s",
+    "seed", "resume", "figures", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
+    "trainer.checkpoint_every_s",
 )  # fmt: skip
 COLUMNS = ("accuracy", "learned", "forgetting", "intransigence", "flops", "of_full", "seconds", "usd")
 HEADS = {"flops": "FLOPs", "of_full": "of full", "usd": "USD"}
@@ -38,6 +39,8 @@ class Group:
 
     label: str
     runs: list[dict[str, Any]]
+    repeated: int = 0  # runs left out, since another has the same seed
+    data: int = 1  # different data that its runs learned from
 
     def values(self, column: str) -> list[float]:
         """Return the column's value of each run that has one. Costs are those of learning, without evaluation."""
@@ -60,6 +63,8 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
     console = wide_console()
     groups = group_runs(find_runs(folders, console))
     console.print(_table(groups))
+    for remark in _remarks(groups):
+        console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
     with atomic_write(out / "comparison.csv") as f:
         lines = csv.writer(f)
         lines.writerow(["configuration", "seeds", *(f"{c}_{part}" for c in COLUMNS for part in ("mean", "ci95"))])
@@ -68,7 +73,8 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
             lines.writerow([group.label, len(group.runs), *(v for pair in cells for v in pair)])
     figure = accuracy_against_cost(groups)
     for ending in ("png", "pdf"):
-        figure.savefig(out / f"accuracy_against_cost.{ending}", dpi=150)
+        with atomic_write(out / f"accuracy_against_cost.{ending}", "wb") as f:
+            figure.savefig(f, format=ending, dpi=150)
     console.print(f"Table and figure: [bold]{escape(str(out))}[/]", soft_wrap=True)
     return groups
 
@@ -82,6 +88,8 @@ def summarise(folder: Path) -> None:
         return  # none is complete, which was said when each failed
     with console:
         console.print(_table(groups))
+        for remark in _remarks(groups):
+            console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
         for group in groups if len(groups) <= 8 else ():
             if text := sentence(group.runs):
                 console.print(f"[bold]{escape(group.label)}[/]: {text}.", soft_wrap=True, highlight=False)
@@ -99,7 +107,7 @@ def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]
         for path in sorted(folder.rglob(results.NAME)):
             try:
                 content = results.read(path.parent)
-            except (ValueError, json.JSONDecodeError) as error:
+            except (ValueError, OSError) as error:
                 console.print(f"[yellow]left out: {escape(str(path))}: {escape(str(error))}[/]", soft_wrap=True)
                 continue
             if content["status"] == "complete":
@@ -117,12 +125,29 @@ def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]
 def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
     """Put runs that differ only in their seed together; a label names what differs between the groups."""
     keys = [json.dumps(_identity(run["config"]), sort_keys=True) for run in runs]
-    grouped = {key: [run for run, k in zip(runs, keys, strict=True) if k == key] for key in dict.fromkeys(keys)}
+    grouped: dict[str, list[dict[str, Any]]] = {}
+    for run, key in zip(runs, keys, strict=True):
+        grouped.setdefault(key, []).append(run)
     flats = [_settings(members[0]["config"]) for members in grouped.values()]
-    labels = [_label(flat, _varying(flats)) for flat in flats]
-    groups = [Group(label, members) for label, members in zip(labels, grouped.values(), strict=True)]
+    varying = _varying(flats)
+    groups = []
+    for flat, members in zip(flats, grouped.values(), strict=True):
+        single = {run["seed"]: run for run in members}  # a run done again is not another sample
+        known = {run["data"]["set"] for run in single.values() if run.get("data")}
+        groups.append(
+            Group(_label(flat, varying), list(single.values()), len(members) - len(single), max(1, len(known)))
+        )
     _fill_intransigence(groups)
     return groups
+
+
+def _remarks(groups: list[Group]) -> Iterator[str]:
+    """Yield what a reader of the table must know: repeated runs, and groups whose runs learned from different data."""
+    for group in groups:
+        if group.repeated:
+            yield f"left out: {group.repeated} of {group.label} whose seed another run has too (the last of a seed counts)"
+        if group.data > 1:
+            yield f"the runs of {group.label} learned from {group.data} different data sets, though their settings are the same"
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -164,10 +189,11 @@ def _label(flat: dict[str, Any], varying: list[str]) -> str:
 
 
 def _fill_intransigence(groups: list[Group]) -> None:
-    """Use a cumulative run of the same stream and seed, where there is one, as the reference of Chaudhry et al. 2018."""
+    """Use the cumulative run that differs in strategy and selector only as the reference of Chaudhry et al. 2018."""
 
     def key(run: dict[str, Any]) -> str:
-        return json.dumps([run["config"]["stream"], run["config"]["model"], run["seed"]], sort_keys=True)
+        same = {k: v for k, v in _identity(run["config"]).items() if not k.startswith(("strategy", "selector"))}
+        return json.dumps([same, run["seed"]], sort_keys=True)
 
     runs = [run for group in groups for run in group.runs]
     known = {

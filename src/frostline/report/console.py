@@ -1,6 +1,15 @@
 """Where tables are printed."""
 
+import sys
+from pathlib import Path
+
 from rich.console import Console
+
+
+def program() -> str:
+    """Return what was typed to start this program: python run.py in a checkout, frostline run elsewhere."""
+    name = Path(sys.argv[0]).name
+    return f"python {sys.argv[0]}" if name.endswith(".py") and name != "__main__.py" else "frostline run"
 
 
 def wide_console() -> Console:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from frostline.core import metrics
+from frostline.core.files import atomic_write
 from frostline.records.results import TRAINING_PHASES
 
 ACCENT, FAINT = "#0b5394", "#9aa5b1"
@@ -17,7 +18,6 @@ ACCENT, FAINT = "#0b5394", "#9aa5b1"
 def run_figures(folder: Path, content: dict[str, Any], kinds: Sequence[str] = ("png",)) -> None:
     """Write each figure to folder/figures/ as a file of each kind."""
     target = folder / "figures"
-    target.mkdir(parents=True, exist_ok=True)
     figures = {"accuracy_matrix": accuracy_matrix(content), "accuracy_against_cost": accuracy_against_cost(content)}
     for name, figure in figures.items():
         engine = figure.get_layout_engine()
@@ -25,7 +25,8 @@ def run_figures(folder: Path, content: dict[str, Any], kinds: Sequence[str] = ("
         engine.execute(figure)  # once: savefig would do it for each file, and draw twice to do it
         figure.set_layout_engine(None)
         for kind in kinds:
-            figure.savefig(target / f"{name}.{kind}", dpi=150)
+            with atomic_write(target / f"{name}.{kind}", "wb") as f:
+                figure.savefig(f, format=kind, dpi=150)
 
 
 def accuracy_matrix(content: dict[str, Any]) -> Figure:

@@ -90,8 +90,10 @@ def against_full_lines(content: dict[str, Any]) -> list[str]:
 
 
 def saving_lines(content: dict[str, Any]) -> list[str]:
-    """Return what partial training saved beside time: optimizer and gradient bytes; and what the prefix cache did."""
+    """Return what partial training saved beside time: optimizer and gradient bytes; what was cached, what not counted."""
     lines = []
+    if missing := content["uncounted_operators"]:
+        lines.append(f"Without a formula, and so not among the FLOPs: {', '.join(missing)}. The seconds have them.")
     partly = [s for s in content["training_state"] if s["gradient_bytes"] < s["full_gradient_bytes"]]
     if partly:
         now, full = (max(s[f"{k}gradient_bytes"] + s[f"{k}optimizer_bytes"] for s in partly) for k in ("", "full_"))

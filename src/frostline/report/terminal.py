@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from frostline.loop.run import Moment, Observer, Run
-from frostline.report.console import wide_console
+from frostline.report.console import program, wide_console
 from frostline.report.outcome import as_sentence, sentence
 from frostline.report.tables import accuracy_table, against_full_lines, bill_table, metrics_table, saving_lines, si
 
@@ -54,7 +54,7 @@ class TerminalReport(Observer):
         )
         if self.whole is not None:
             self.console.print(
-                f"[dim]if it is killed: python run.py {escape(shlex.quote(f'resume={self.whole}'))}[/]",
+                f"[dim]if it is killed: {escape(program())} {escape(shlex.quote(f'resume={self.whole}'))}[/]",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -82,7 +82,8 @@ class Cache:
                 if meter is not None:
                     if len(batch) not in counted:
                         with meter.paused(), self.run.casting():
-                            counted[len(batch)] = count_flops(partial(run_stages, self.model, first, self.line, x))
+                            work = partial(run_stages, self.model, first, self.line, x)
+                            counted[len(batch)] = count_flops(work, meter.uncounted)
                     meter.step(len(batch), counted[len(batch)])
                 with self.run.casting():
                     state = run_stages(self.model, first, self.line, x)
