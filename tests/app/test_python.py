@@ -399,3 +399,86 @@ def test_tasks_may_come_from_a_generator_and_a_file_is_no_folder(pairs, tmp_path
     (tmp_path / "file").touch()
     with pytest.raises(frostline.UsageError, match="is a file"):
         result.save(tmp_path / "file")
+
+
+class Moody(nn.Module):
+    """A net that asks tensors for their values, as stochastic depth does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.answer = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        hidden = self.first(x.flatten(1)).relu()
+        if hidden.mean().item() > 0:
+            hidden = self.second(hidden).relu()
+        return self.answer(hidden)
+
+
+@pytest.mark.parametrize("selector", ["everything", "last_k", "budget"])
+def test_a_net_that_asks_for_values_is_priced_with_some(selector, pairs):
+    from frostline.costs import StepCosts
+
+    model, x = Moody(), torch.rand(4, 64)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    assert StepCosts.trace(model, x).forward == 2 * 4 * (64 * 16 + 16 * 16 + 16 * 10)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    frostline.run(model, pairs, selector=selector, epochs=1, progress=False)
+
+
+def frames(pairs, columns=None):
+    import pandas
+
+    def frame(x):
+        made = pandas.DataFrame(np.reshape(x, (-1, 64)), columns=[f"pixel {i}" for i in range(64)])
+        return made if columns is None else made[[made.columns[i] for i in columns]]
+
+    return [((frame(a), pandas.Series(b)), (frame(c), d)) for (a, b), (c, d) in pairs]
+
+
+def test_data_frames_go_by_the_names_of_their_columns(pairs):
+    straight, turned = frames(pairs), frames(pairs, range(63, -1, -1))
+    mixed = [(train, test) for (train, _), (_, test) in zip(straight, turned, strict=True)]
+    a, b = (frostline.run(net(), given, epochs=1, progress=False) for given in (straight, mixed))
+    assert a.accuracy.equals(b.accuracy)
+    scope = frostline.select(nn.Linear(64, 10), "head", straight[0][0])
+    assert scope.names == {"weight", "bias"}
+    fewer = [(train, frames(pairs, range(60))[0][1]) for train, _ in straight]
+    with pytest.raises(frostline.UsageError, match="'pixel 60' is not in all data frames"):
+        frostline.from_tasks(fewer)
+    with pytest.raises(frostline.UsageError, match=r"streams\.from_table takes a frame"):
+        frostline.from_tasks([(straight[0][0][0], straight[0][1][0])])
+    words = straight[0][0][0].astype(object).assign(**{"pixel 3": "a"})
+    with pytest.raises(frostline.UsageError, match="column 'pixel"):
+        frostline.from_tasks([((words, straight[0][0][1]), straight[0][1])])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 1.5}, "epochs=1.5: expected a whole number"),
+        ({"batch_size": 2.5}, "batch_size=2.5: expected a whole number"),
+        ({"seed": 1.5}, "seed=1.5: expected a whole number"),
+        ({"seeds": [0, 1]}, "call run once for each seed"),
+        ({"learning_rate": 0.1}, "there is no such setting"),
+        ({"num_epochs": 3}, "Did you mean 'epochs'"),
+    ],
+)
+def test_numbers_and_words_of_other_frameworks(changed, message, pairs):
+    with pytest.raises(frostline.UsageError, match=message):
+        frostline.run(net(), pairs, progress=False, **changed)
+
+
+def test_names_of_tasks_are_different_and_as_many(pairs):
+    for names in (["a", "b"], ["a", "b", "c", "d", "a"]):
+        with pytest.raises(frostline.UsageError, match="a different one for each"):
+            frostline.from_tasks(pairs, names=names)
+    assert "5 tasks, class-incremental, 500 samples" in repr(frostline.from_tasks(pairs))
+
+
+def test_samples_that_a_net_cannot_take_are_explained():
+    tokens = [((torch.zeros(4, 64, dtype=torch.long), [0, 1, 0, 1]),) * 2]
+    with pytest.raises(frostline.UsageError, match="Token ids want a language model"):
+        frostline.run(nn.Linear(64, 10), tokens, progress=False)
+    with pytest.raises(frostline.UsageError, match=r"model\.float\(\)"):
+        frostline.run(nn.Linear(64, 10).double(), [((torch.zeros(4, 64), [0, 1, 0, 1]),) * 2], progress=False)

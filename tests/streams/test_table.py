@@ -114,11 +114,14 @@ def test_regression(make_run):
         ({"objective": "regression", "task_column": "month"}, "'kind' holds no numbers"),
         ({"task_column": "unclear"}, "may be day and month or month and day"),
         ({"task_column": "no_date"}, "is no date"),
+        ({"label": "share", "task_column": "month"}, r"with a fraction, such as 0\.5"),
+        ({"tolerance": -1.0}, r"stream\.tolerance=-1"),
     ],
 )
 def test_what_cannot_be_is_refused(changed, message):
     data = frame(90 if "names" in str(changed) else 60)
     n = len(data)
+    data["share"] = 0.5
     data = data.assign(one=1, empty=np.nan, names=[f"name {i}" for i in range(n)], infinite=np.inf)
     data = data.assign(asked=["?"] + ["1"] * (n - 1), comma=["0,5", "1,25"] * (n // 2), holes=[None] + ["a"] * (n - 1))
     data = data.assign(unclear=["01/02/2024", "02/01/2024"] * (n // 2), no_date=["41/42/2024", "42/41/2024"] * (n // 2))
@@ -213,6 +216,12 @@ def test_large_numbers_keep_their_differences():
         (["12/28/2023", "1/5/2024", "2/1/2023"], ["2/1/2023", "12/28/2023", "1/5/2024"]),
         (["2024-03-01", "2023-12-31", "2024-01-15"], ["2023-12-31", "2024-01-15", "2024-03-01"]),
         ([10, 2, 33], ["2", "10", "33"]),
+        (["Q4 2020", "Q1 2021", "Q2 2020"], ["Q2 2020", "Q4 2020", "Q1 2021"]),
+        (["12/2020", "1/2021", "2/2020"], ["2/2020", "12/2020", "1/2021"]),
+        (["W10 2020", "W9 2020", "W1 2021"], ["W9 2020", "W10 2020", "W1 2021"]),
+        (["Dec 2020", "January 2021", "mar 2020"], ["mar 2020", "Dec 2020", "January 2021"]),
+        (["autumn 2020", "spring 2020", "summer 2019"], ["summer 2019", "spring 2020", "autumn 2020"]),
+        (["1pm", "10 am", "9:30 a.m."], ["9:30 a.m.", "10 am", "1pm"]),
     ],
 )
 def test_the_order_of_a_task_column_is_that_of_time(values, order):
@@ -263,3 +272,17 @@ def test_a_tokenizer_that_is_none(tmp_path):
     (tmp_path / "data.json").write_text(json.dumps([list(pair) for pair in TEXTS]))
     with pytest.raises(UsageError, match=r"is no tokenizer\.json"):
         text_table(str(tmp_path / "data.json"), tokenizer=str(tmp_path / "data.json"))
+
+
+def test_words_say_in_which_order_they_are_taken(capsys):
+    from_table(frame(), "kind", ["size"], task_column="colour")
+    assert "the tasks, by colour in this order: blue, red." in capsys.readouterr().out
+
+
+def test_what_counts_as_right_goes_with_the_units_of_the_target():
+    data = frame().assign(target=lambda d: d["size"] * 1000)
+    given = {"features": ["size"], "task_column": "kind", "objective": "regression"}
+    assert from_table(data, "target", **given).objective.tolerance == pytest.approx(
+        500 * frame()["size"].std(), rel=1e-3
+    )
+    assert from_table(data, "target", tolerance=3.0, **given).objective.tolerance == 3.0

@@ -135,7 +135,7 @@ def check(cfg: DictConfig) -> None:
     in_range("optimizer.lr", cfg.optimizer.get("lr"), 0, above=True)
     for key in ("weight_decay", "momentum"):
         in_range(f"optimizer.{key}", cfg.optimizer.get(key), 0)
-    in_range("seed", cfg.seed, 0)
+    in_range("seed", cfg.seed, 0, whole=True)
     trainer_config(cfg)
     in_range("cost.reference_steps", cfg.cost.reference_steps, 0)
     for kind in cfg.figures:

@@ -64,9 +64,9 @@ def run(
     """
     settings = TrainerConfig(**{"compile": "off", "kernels": "off", **_known(trainer)})
     settings.check()
-    in_range("seed", seed, 0)
+    in_range("seed", seed, 0, whole=True)
     in_range("lr", lr, 0, above=True)
-    in_range("reference_steps", reference_steps, 0)
+    in_range("reference_steps", reference_steps, 0, whole=True)
     check_model(model)
     device = next(model.parameters()).device
     set_precision(settings.precision, device)
@@ -118,7 +118,9 @@ def select(
 
     data: (x, y), on the model's device. task: further fields of core.types.Task, such as objective=.
     """
-    x, y = data
+    device, objective = next(model.parameters()).device, task.get("objective", "classification")
+    given = from_tasks([(data, data)], device=device, objective=objective)[0].train
+    x, y = (getattr(next(iter(given.batches(len(given)))), part) for part in ("x", "y"))
     batch = Batch(x, y, torch.zeros(len(y), dtype=torch.int64, device=y.device), torch.arange(len(y), device=y.device))
     source = MemorySource(batch)
     this = Task(0, "own", (), source, source, **task)
@@ -138,6 +140,9 @@ def _known(trainer: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(
                 "run(device=...): the model learns where it is. Expected model.to(device), and data there too."
             )
+        if key in ("seeds", "threads"):
+            more = "call run once for each seed" if key == "seeds" else "torch.set_num_threads"
+            raise UsageError(f"run({key}=...) is for the command line. From Python: {more}.")
         if key not in known:
             raise UsageError(f"run({key}=...): there is no such setting.{nearest(key, known)}")
     return trainer

@@ -58,8 +58,13 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
             logits = model(x)  # with gradients: without, a fused encoder does not call its layers
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        kind, hint = next(p.dtype for p in model.parameters()), ""
+        if not x.is_floating_point():
+            hint = " Token ids want a language model, such as model=minilm, or a net that begins with an nn.Embedding."
+        elif x.dtype != kind:
+            hint = f" The model's weights are {kind}: model.float() makes them like the samples."
         raise UsageError(
-            f"{type(model).__name__} cannot take samples of shape {list(x.shape[1:])} ({x.dtype}): {reason}"
+            f"{type(model).__name__} cannot take samples of shape {list(x.shape[1:])} ({x.dtype}): {reason}.{hint}"
         ) from error
     if not isinstance(logits, Tensor) or not logits.ndim:
         found = "a scalar" if isinstance(logits, Tensor) else type(logits).__name__

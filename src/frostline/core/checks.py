@@ -9,9 +9,31 @@ class UsageError(ValueError):
     """Something the user asked for cannot be done; the message says what would work."""
 
 
+SYNONYMS = {  # what other frameworks and papers call it
+    "strength": ("lambda", "lambda_", "ewc_lambda", "importance", "reg_coef", "c"),
+    "capacity": ("mem_size", "memory_size", "memory", "buffer_size", "max_size", "size"),
+    "batch_size": ("train_mb_size", "mb_size", "bs", "minibatch_size", "batch_size_mem"),
+    "eval_batch_size": ("eval_mb_size", "test_batch_size"),
+    "epochs": ("train_epochs", "n_epochs", "num_epochs", "max_epochs"),
+    "max_steps": ("steps", "num_steps", "max_iters", "iterations"),
+    "lr": ("learning_rate", "eta", "step_size"),
+    "tasks": ("n_tasks", "num_tasks", "n_experiences", "experiences", "n_steps"),
+    "classes_per_task": ("increment", "n_classes_per_task"),
+    "class_order": ("fixed_class_order", "order"),
+    "data_root": ("root", "dataset_root", "data_dir"),
+    "stream": ("dataset", "benchmark"),
+    "strategy": ("method", "plugin", "algorithm"),
+    "seed": ("random_seed", "manual_seed"),
+    "workers": ("num_workers",),
+}
+
+
 def nearest(value: object, choices: Iterable[str]) -> str:
     """Return ' Did you mean X?' for the closest of `choices`, or an empty string when nothing is close."""
     small = {choice.lower(): choice for choice in choices}
+    for own, others in SYNONYMS.items():
+        if own in small and str(value).lower() in others:
+            return f" Did you mean '{small[own]}'?"
     close = difflib.get_close_matches(str(value).lower(), small, n=1, cutoff=0.5)
     return f" Did you mean '{small[close[0]]}'?" if close else ""
 
@@ -24,13 +46,24 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def in_range(
-    name: str, value: float | None, low: float = -math.inf, high: float = math.inf, *, above: bool = False
+    name: str,
+    value: float | None,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    whole: bool = False,
 ) -> None:
-    """Raise UsageError unless low <= value <= high (low < value with `above`); None and NaN are told apart."""
+    """Raise UsageError unless low <= value <= high (low < value with `above`), without a fraction with `whole`.
+
+    None passes; NaN does not.
+    """
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{name}={value!r}: expected a number.")
+        raise UsageError(f"{name}={value!r}: expected a {'whole ' if whole else ''}number.")
+    if whole and not isinstance(value, int):
+        raise UsageError(f"{name}={value!r}: expected a whole number.")
     if math.isfinite(value) and (low < value if above else low <= value) and value <= high:
         return
     sign = ">" if above else ">="

@@ -166,6 +166,13 @@ class TaskStream:
     online: bool = False
     suites: tuple[Suite, ...] = ()
 
+    def __repr__(self) -> str:
+        learned, tested = (sum(len(getattr(task, part)) for task in self.tasks) for part in ("train", "test"))
+        return (
+            f"<{self.name}: {len(self)} tasks, {self.scenario}-incremental, {learned} samples of shape {list(self.shape)} to "
+            f"learn from and {tested} to test on, {self.classes} logits>"
+        )
+
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UsageError("A stream needs at least one task.")

@@ -10,7 +10,7 @@ the names of the parameters that make it necessary. Any thawed set is then price
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -67,18 +67,32 @@ class StepCosts:
 
     @classmethod
     def trace(cls, model: nn.Module, x: Tensor) -> "StepCosts":
-        """Read the price list of a step on x off one dry forward and backward pass."""
-        from torch._subclasses.fake_tensor import FakeTensorMode
+        """Read the price list of a step on x off one dry forward and backward pass.
+
+        It goes over tensors without values, or, for a model that asks for some (`if x.mean() > 0`), over copies of its own.
+        """
+        from torch._subclasses import fake_tensor as fakes
+
+        try:
+            return cls._trace(model, x, fakes.FakeTensorMode(allow_non_fake_inputs=True), _like)
+        except (
+            fakes.DataDependentOutputException, fakes.DynamicOutputShapeException, fakes.UnsupportedFakeTensorException
+        ):  # fmt: skip
+            return cls._trace(model, x, nullcontext(), lambda t: t.detach().clone())
+
+    @classmethod
+    def _trace(
+        cls, model: nn.Module, x: Tensor, fake: AbstractContextManager[Any], like: Callable[[Tensor], Tensor]
+    ) -> "StepCosts":
         from torch.utils._python_dispatch import _disable_current_modes
 
-        fake = FakeTensorMode(allow_non_fake_inputs=True)
         unseen = _disable_current_modes()  # a counter around us would take the dry run for work
         with unseen, torch.random.fork_rng(), Scope(model, everything(model)).thawed(), torch.enable_grad(), fake:
-            leaves = {_like(p).requires_grad_(): n for n, p in model.named_parameters()}
+            leaves = {like(p).requires_grad_(): n for n, p in model.named_parameters()}
             originals = {id(p): leaf for p, leaf in zip(model.parameters(), leaves, strict=True)}
-            originals |= {id(b): _like(b) for b in model.buffers()}
+            originals |= {id(b): like(b) for b in model.buffers()}
             with _swapped(model, originals), FlopCounter() as counter, _by_stage(model, counter) as stages:
-                loss = model(_like(x)).sum()
+                loss = model(like(x)).sum()
                 forward = counter.total
                 terms = _backward_terms(loss, leaves, counter)
         return cls(forward, terms, tuple(stages))

@@ -1,5 +1,7 @@
 """How to train: the section `trainer`, for the schema of the command line and for the loop alike. Imports no torch."""
 
+import math
+import os
 from dataclasses import dataclass, field
 
 from frostline.core.checks import UsageError, in_range, one_of
@@ -46,14 +48,15 @@ class TrainerConfig:
     def check(self) -> None:
         """Raise UsageError for a value that cannot be."""
         for name in ("epochs", "batch_size", "max_steps", "eval_batch_size", "threads"):
-            in_range(f"trainer.{name}", getattr(self, name), 1)
+            most = 4 * max(16, os.cpu_count() or 1) if name == "threads" else math.inf  # far more crash in OpenMP
+            in_range(f"trainer.{name}", getattr(self, name), 1, most, whole=True)
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
         for name, choices in CHOICES.items():
             one_of(f"trainer.{name}", getattr(self, name), choices)
         if self.seeds is not None:
             for seed in self.seeds:
-                in_range("trainer.seeds", seed, 0)
+                in_range("trainer.seeds", seed, 0, whole=True)
             if not self.seeds or len(set(self.seeds)) < len(self.seeds):
                 raise UsageError(
                     f"trainer.seeds={list(self.seeds)}: expected different seeds, such as trainer.seeds=[0,1,2,3]."

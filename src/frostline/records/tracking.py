@@ -41,11 +41,9 @@ class WandbTracker(Observer):
         if mode in ("disabled", "dryrun", "offline"):
             self._try("start", partial(self._init, "disabled" if mode == "disabled" else "offline"))
             return
-        if not self._try("start", partial(self._init, self.cfg.mode)) and self.cfg.mode == "online":
-            if self._try("start", partial(self._init, "offline", "-offline")):
-                print(
-                    f"frostline: W&B records offline instead: wandb sync {self.folder}/wandb/offline-run-* uploads it later."
-                )
+        started = self._try("start", partial(self._init, self.cfg.mode))
+        if not started and self.cfg.mode == "online" and self._try("start", partial(self._init, "offline", "-offline")):
+            print(f"frostline: W&B records offline; wandb sync {self.folder}/wandb/offline-run-* uploads it later.")
 
     def _init(self, mode: Any, again: str = "") -> None:
         os.environ.setdefault("WANDB_SILENT", "true")

@@ -41,7 +41,8 @@ class SLDA(Strategy):
     def check(self, model: nn.Module, stream: TaskStream) -> None:
         if not isinstance(getattr(model, "head", None), nn.Linear):
             raise UsageError(
-                f"strategy=slda: {type(model).__name__} has no linear `head` whose input could be classified."
+                f"strategy=slda: {type(model).__name__} has no linear layer called `head` whose input could be classified. "
+                "Expected one: in a net of your own, self.head = nn.Linear(...)."
             )
 
     def parts(self, task: Task) -> Sequence[Task]:

@@ -18,6 +18,9 @@ ROW = "row"  # a task column that need not be there: the order of the rows
 CATEGORIES = 64  # different words up to which a column becomes one column a word
 TASKS = 1000  # values up to which each is a task
 DATE = re.compile(r"\s*(?P<first>\d{1,2})([/.-])(?P<second>\d{1,2})\2(?P<year>\d{4}|\d{2})(?!\d)(?P<rest>.*)")
+SEASONS = ("winter", "spring", "summer", "autumn", "fall")
+LAST_YEAR = re.compile(r"\s*(?P<part>[^\d/].*?|\d{1,2})\s*[ /-]\s*(?P<year>(?:19|20)\d{2})\s*$")
+TIME = re.compile(r"\s*(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?\s*(?P<half>[aApP])\.?[mM]\.?\s*$")
 Rows = tuple[Tensor, Tensor]  # x, y
 
 
@@ -92,6 +95,11 @@ def targets_of(column: Any, objective: str, label: str, names: list[Any] | None 
             return torch.from_numpy(column.to_numpy(dtype=np.float32, copy=True)), []
         except (TypeError, ValueError) as error:
             raise UsageError(f"Column {label!r} holds no numbers ({error}): expected some for a regression.") from error
+    if column.dtype.kind == "f" and bool((column % 1 != 0).any()):
+        raise UsageError(
+            f"Column {label!r} holds numbers with a fraction, such as {column[column % 1 != 0].iloc[0]}. Expected classes, or "
+            "stream.objective=regression."
+        )
     names = sorted(column.unique().tolist(), key=natural) if names is None else names
     place = {name: i for i, name in enumerate(names)}
     unknown = [v for v in column.unique().tolist() if v not in place]
@@ -110,7 +118,8 @@ def natural(value: Any) -> Any:
 def in_order(column: Any) -> list[Any]:
     """Return something to sort each of a column's values by: months and weekdays by the calendar, dates by time.
 
-    A date is taken as 2024-03-31, or as 31.3.2024, 3/31/2024 where only one reading fits all of them.
+    A date is taken as 2024-03-31, or as 31.3.2024, 3/31/2024 where only one reading fits all of them; a year may stand last
+    (Q4 2020, 12/2020, spring 2020), and a time of day may be am or pm.
     """
     values = column.tolist()
     words = {v for v in values if isinstance(v, str)}
@@ -123,7 +132,21 @@ def in_order(column: Any) -> list[Any]:
     dates = [match for v in values if isinstance(v, str) and (match := DATE.match(v))]
     if len(dates) == len(values):
         return _dates(column, dates)
+    for pattern in (LAST_YEAR, TIME):
+        found = [match for v in values if isinstance(v, str) and (match := pattern.match(v))]
+        if len(found) == len(values):
+            return [_key(match, pattern) for match in found]
     return [natural(v) for v in values]
+
+
+def _key(match: re.Match[str], pattern: re.Pattern[str]) -> Any:
+    if pattern is TIME:
+        return (int(match["hour"]) % 12 + 12 * (match["half"].lower() == "p"), int(match["minute"] or 0))
+    part = match["part"].strip().lower()
+    for names in (calendar.month_name, calendar.month_abbr, SEASONS):
+        if part in (lowered := [name.lower() for name in names]):
+            return (int(match["year"]), lowered.index(part), natural(""))
+    return (int(match["year"]), 0, natural(part))
 
 
 def _dates(column: Any, dates: list[re.Match[str]]) -> list[Any]:
@@ -181,6 +204,10 @@ def rows_of_tasks(
             f"Column {column!r} has {len(place)} values, each a task. Expected stream.tasks=10, say, to cut it into ten."
         )
     whole = values.to_numpy()
+    if not all(isinstance(value, int | float) for value in place):
+        shown = [str(value) for value in sorted(place, key=place.__getitem__)]
+        more = f", ... ({len(shown)} in all)" if len(shown) > 12 else ""
+        print(f"frostline: the tasks, by {column} in this order: {', '.join(shown[:12])}{more}.")
     return {
         str(value): torch.from_numpy(np.flatnonzero(whole == value)) for value in sorted(place, key=place.__getitem__)
     }

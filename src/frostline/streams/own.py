@@ -44,12 +44,17 @@ def from_tasks(
     if isinstance(objective, str):
         one_of("objective", objective, OBJECTIVES)
     kind = OBJECTIVES[objective]() if isinstance(objective, str) else objective
+    if names is not None and (len(names) != len(tasks) or len(set(names)) < len(tasks)):
+        raise UsageError(f"from_tasks: names={list(names)} for {len(tasks)} tasks. Expected a different one for each.")
+    columns: list[str] = []  # of data frames: the same in all tasks, whatever their order
     sources: list[tuple[Source, Source]] = []
     for number, pair in enumerate(tasks):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise UsageError(f"from_tasks: task {number} is {type(pair).__name__}; expected a pair (train, test).")
         where = [f"task {number}, {part} data" for part in ("training", "test")]
-        train, test = (_source(d, number, w, device, workers) for d, w in zip(pair, where, strict=True))
+        train, test = (
+            _source(_ordered(d, columns, w), number, w, device, workers) for d, w in zip(pair, where, strict=True)
+        )
         sources.append((train, test))
     shapes = {_shape(source) for pair in sources for source in pair}
     if len(shapes) > 1:
@@ -87,6 +92,34 @@ def _source(data: Data, task: int, where: str, device: torch.device | str, worke
             "map-style data set, one with __len__ and __getitem__."
         )
     return _of_dataset(data, task, where, device, workers)
+
+
+def _ordered(data: Data, columns: list[str], where: str) -> Data:
+    """Return (x, y) with the columns of a data frame x in the order of the first one; refuse other columns."""
+    if _is_frame(data):
+        raise UsageError(
+            f"from_tasks: {where}: a data frame without its labels apart. Expected (x, y); streams.from_table takes a frame "
+            "with a column of labels."
+        )
+    if not isinstance(data, tuple | list) or not len(data) or not _is_frame(data[0]):
+        return data
+    own = list(data[0].columns)
+    columns += own if not columns else []
+    if set(own) != set(columns):
+        odd = sorted(map(str, set(own) ^ set(columns)))
+        raise UsageError(
+            f"from_tasks: {where}: the column {odd[0]!r} is not in all data frames. Expected the same in all."
+        )
+    words = [str(c) for c in own if data[0][c].dtype.kind not in "biuf"]
+    if words:
+        raise UsageError(
+            f"from_tasks: {where}: column {words[0]!r} holds no numbers. streams.from_table makes columns of words."
+        )
+    return (data[0][columns], *data[1:])
+
+
+def _is_frame(data: Any) -> bool:
+    return hasattr(data, "columns") and hasattr(data, "iloc")
 
 
 def _of_dataset(data: Any, task: int, where: str, device: torch.device | str, workers: int) -> Source:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.objectives import Regression
 from frostline.core.types import TaskStream
 from frostline.streams.build import SCENARIOS
 from frostline.streams.columns import ROW, features_of, parted, rows_of_tasks, targets_of
@@ -26,6 +27,7 @@ def from_table(
     test_path: Any = None,
     test_share: float = 0.2,
     objective: str = "classification",
+    tolerance: float | None = None,
     standardise: bool = True,
     online: bool = False,
     seed: int = 0,
@@ -39,9 +41,12 @@ def from_table(
     is the order of the rows themselves. Without it, classes are divided among the tasks. scenario: 'domain' where there is a
     task column, else 'class', if None. test_path: other rows to test on; else `test_share` of each task's rows, chosen
     at random but always the same ones. standardise: by mean and deviation of the training rows.
+    tolerance: of a regression, how far from its target a prediction still counts as right (which is what `accuracy` shows), in
+    the target's units; half the deviation of the targets where None.
     """
     one_of("stream.objective", objective, ("classification", "regression"))
     in_range("stream.test_share", test_share, 0.01, 0.9)
+    in_range("stream.tolerance", tolerance, 0, above=True)
     scenario = scenario or ("domain" if task_column else "class")
     one_of("stream.scenario", scenario, SCENARIOS)
     if objective == "regression" and task_column is None:
@@ -70,8 +75,9 @@ def from_table(
             (((x_train - mean) / deviation, y_train), ((x_held - mean) / deviation, y_held))
             for (x_train, y_train), (x_held, y_held) in parts
         ]
+    kind = Regression(tolerance or max(1e-9, 0.5 * float(y.std()))) if objective == "regression" else objective
     name = Path(path).stem if isinstance(path, str | Path) else "table"
-    stream = from_tasks(parts, scenario=scenario, names=list(place), name=name, objective=objective, device=device)
+    stream = from_tasks(parts, scenario=scenario, names=list(place), name=name, objective=kind, device=device)
     return replace(stream, online=online)
 
 
