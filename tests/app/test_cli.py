@@ -300,7 +300,7 @@ def test_a_killed_sweep_goes_on_as_a_whole(cli, tmp_path):
         time.sleep(0.01)
     started.kill()
     begun = started.communicate()[0].decode()
-    assert f"python run.py 'resume={folder}'" in begun  # ready for a shell
+    assert f"run.py 'resume={folder}'" in begun  # ready for a shell
     first = (folder / "0" / "result.json").read_text()
     assert not (folder / "3" / "checkpoint.pt").exists()
     for threads in ((), ("trainer.checkpoint_every_s=5", "cost.reference_steps=1")):
@@ -346,7 +346,7 @@ def test_an_earlier_sweep_in_the_same_folder_is_not_taken_up(cli, tmp_path):
     sweep = [*QUICK, "seed=0,1", "hydra.sweep.dir=s"]
     assert cli(tmp_path, "-m", *sweep).returncode == 0
     shutil.copytree(tmp_path / "s" / "1", tmp_path / "old")
-    assert cli(tmp_path, "-m", *sweep, "optimizer.lr=0.2").returncode == 0
+    assert cli(tmp_path, "-m", *sweep, "optimizer.lr=0.2", "overwrite=true").returncode == 0
     wanted = read(tmp_path / "s" / "1")
     shutil.rmtree(tmp_path / "s" / "1")
     (tmp_path / "old").rename(tmp_path / "s" / "1")  # as if killed before the second run

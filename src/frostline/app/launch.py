@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from frostline.app.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, expand, key_of, register
 from frostline.app.explain import explain
-from frostline.app.placing import named, place, refuse_complete, tidy
+from frostline.app.placing import named, place, refuse_complete, refuse_flags, tidy
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
 from frostline.report.console import program
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     gc.disable()  # until all is imported
     try:
+        refuse_flags(arguments)
         arguments, again = _for_resume(arguments)
         arguments, folder = (arguments, None) if again else place(arguments)
         with _owning(arguments, resumes=again or any(key_of(a) == "resume" for a in arguments)):

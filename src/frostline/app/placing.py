@@ -6,10 +6,28 @@ from pathlib import Path
 
 from frostline.core.checks import UsageError
 from frostline.core.files import LOCK
+from frostline.loop.settings import TrainerConfig
 
 ASKS_ONLY = ("--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c", "--version", "--shell-completion", "-sc")
 RESULT = "result.json"
 OWN_CONFIG = ("--config-name", "-cn")  # it may say where itself
+
+
+FLAGS = (
+    *ASKS_ONLY, *OWN_CONFIG, "--run", "-r", "--multirun", "-m", "--resolve", "--package", "-p", "--config-path", "-cp",
+    "--config-dir", "-cd", "--experimental-rerun",
+)  # fmt: skip
+
+
+def refuse_flags(arguments: list[str]) -> None:
+    """Refuse a flag that is none of Hydra's: settings have no dashes here."""
+    for place, argument in enumerate(arguments):
+        name = argument.partition("=")[0]
+        if argument.startswith("-") and len(name) > 1 and not name[1].isdigit() and name not in FLAGS:
+            key = name.lstrip("-").replace("-", "_")
+            value = argument.partition("=")[2] or next(iter(arguments[place + 1 : place + 2]), "...")
+            key = f"trainer.{key}" if key in vars(TrainerConfig()) else key
+            raise UsageError(f"{name}: settings are written key=value, such as {key}={value}. Flags: see --help.")
 
 
 def place(arguments: list[str]) -> tuple[list[str], Path | None]:
