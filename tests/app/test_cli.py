@@ -15,7 +15,7 @@ import torch
 
 from frostline.records import checkpoints
 from frostline.streams.datasets import DEBIAN_FASHION_MNIST
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wandb_records
 
 QUICK = ("tracking=none", "stream=split_digits", "model=mlp", "model.hidden=[32]", "trainer.epochs=1")
 NO_NUMBER = {"seconds", "energy_joules", "peak_memory_bytes", "usd", "co2e_kg"}
@@ -156,25 +156,6 @@ def test_sweep_and_compare(cli, tmp_path):
     nothing = cli(tmp_path, "compare", "nowhere", program="module")
     assert nothing.returncode == 1
     assert "no such folder" in nothing.stderr
-
-
-def wandb_records(path):
-    """Yield the records of a .wandb file: LevelDB's log format behind a header of 7 bytes."""
-    from wandb.proto import wandb_internal_pb2
-
-    raw, at, whole = path.read_bytes(), 7, b""
-    while at + 7 <= len(raw):
-        if 32768 - at % 32768 < 7:  # a record's head never crosses the end of a block
-            at += 32768 - at % 32768
-            continue
-        length, kind = int.from_bytes(raw[at + 4 : at + 6], "little"), raw[at + 6]
-        whole += raw[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a full record, or the last part of one
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(whole)
-            yield record
-            whole = b""
 
 
 def test_wandb_offline_file_holds_the_run(cli, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from frostline.core.checks import UsageError
 from frostline.core.scope import Staged
 from frostline.core.torchvision_schemas import torchvision
 from frostline.models import Classifier, huggingface, minilm, timm_model, vit
@@ -177,3 +178,96 @@ def test_a_folder_as_transformers_writes_it(tmp_path):
         other = name.replace("layers.0.", "backbone.block1.layer.").replace("layers.1.", "backbone.block2.layer.")
         if other != name:
             assert torch.equal(net.get_parameter(other), p)
+
+
+def folder(tmp_path, name, **more):
+    """Write the config of a tiny model of some family."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[name]()
+    sizes = {**COMMON, **DECODER, **GPT2, "head_dim": 8, "pad_token_id": 1, "sliding_window": None, **more}
+    for key, value in sizes.items():
+        if hasattr(config, key):
+            setattr(config, key, value)
+    config.save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("electra", {"embedding_size": 16}),
+        ("mistral", {}),
+        ("granite", {"embedding_multiplier": 1.0}),
+        ("olmo2", {}),
+    ],
+)
+def test_relatives_are_cut_without_a_difference(name, more, tmp_path):
+    assert isinstance(huggingface((24,), 5, folder(tmp_path, name, **more), pretrained=False), Classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("granite", {"embedding_multiplier": 12.0}, "computes something else when it is cut"),  # scaled embeddings
+        ("xlm-roberta-xl", {}, "computes something else when it is cut"),  # a norm after the last layer
+        ("mistral", {"sliding_window": 4}, "computes something else when it is cut"),
+        *((name, {}, "cannot be cut into stages") for name in ("albert", "phi", "persimmon", "distilbert", "opt")),
+        *(
+            (name, {}, "attention implementation")
+            for name in ("mpnet", "megatron-bert", "deberta-v2", "roformer", "bloom")
+        ),
+    ],
+)
+def test_a_cut_that_computes_something_else_is_refused(name, more, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as caught:
+        huggingface((24,), 5, folder(tmp_path, name, **more), pretrained=False)
+    assert "expected a model built like BERT, GPT-2 or Llama" in str(caught.value)
+
+
+def test_weights_that_are_not_there_or_damaged(tmp_path):
+    path = folder(tmp_path, "bert")
+    with pytest.raises(UsageError, match=r"model\.path=.*: OSError"):
+        huggingface((24,), 5, path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UsageError, match=r"model\.path=.*: \w+Error"):
+        huggingface((24,), 5, path)
+
+
+def test_stream_and_model_agree_on_the_padding(tmp_path):
+    from dataclasses import replace
+
+    from frostline.app.ready import check_parts
+    from frostline.loop.settings import TrainerConfig
+    from frostline.strategies import Finetune
+    from frostline.streams import from_tasks
+
+    x, y = torch.randint(5, 50, (6, 24)), torch.tensor([0, 1, 2, 3, 4, 0])
+    stream = replace(from_tasks([((x, y), (x, y))]), padding=1)
+    rest = (Finetune(), TrainerConfig(), lambda p: torch.optim.SGD(p, lr=0.1))
+    check_parts(huggingface((24,), 5, folder(tmp_path, "bert"), pretrained=False), stream, *rest)
+    with pytest.raises(UsageError, match="fills texts up with token 3, and the model takes token 1"):
+        check_parts(huggingface((24,), 5, str(tmp_path), pretrained=False), replace(stream, padding=3), *rest)
+    silent = huggingface((24,), 5, folder(tmp_path, "gpt2", pad_token_id=None), pretrained=False)
+    check_parts(silent, replace(stream, padding=7), *rest)
+    assert silent.backbone.embedding.padding == 7  # a model that names none takes the stream's
+
+
+def test_padding_is_a_token_that_no_word_has(tmp_path):
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    from frostline.streams.text import tokenizer_for
+
+    def write(vocabulary):
+        tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = Whitespace()
+        tokenizer.save(str(tmp_path / "tokenizer.json"))
+        return str(tmp_path / "tokenizer.json")
+
+    encode, padding = tokenizer_for(write({"word": 0, "<unk>": 1, "<|endoftext|>": 2}), 4)
+    assert padding == 2
+    assert encode(["word word"]).tolist() == [[0, 0, 2, 2]]  # id 0 is a word here
+    with pytest.raises(UsageError, match="has no token for padding"):
+        tokenizer_for(write({"word": 0, "<unk>": 1}), 4)

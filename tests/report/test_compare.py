@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from frostline.report.compare import Group, accuracy_against_cost, group_runs
+from frostline.report.compare import Group, _remarks, accuracy_against_cost, group_runs
 from frostline.report.tables import si, size
 
 
@@ -25,7 +25,7 @@ def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", *, own
     metrics = {"average_accuracy": accuracy, "forgetting": None, "intransigence": None}
     return {
         "config": config, "seed": seed, "metrics": metrics, "ledger": ledger, "accuracy": [[0.1], [accuracy]],
-        "stream": {"name": "split_digits"},
+        "stream": {"name": "split_digits"}, "data": {},
     }  # fmt: skip
 
 
@@ -89,3 +89,31 @@ def test_brackets_in_names_are_printed(capsys):
     content = {"stream": {"tasks": ["[red]a", "b"]}, "accuracy": [[0.1, 0.2], [0.9, 0.2], [0.8, 0.9]]}
     Console(width=120).print(accuracy_table(content))
     assert capsys.readouterr().out.count("[red]a") == 2
+
+
+def test_a_run_done_again_is_not_another_sample():
+    runs = [run(seed=0, accuracy=0.4), run(seed=0, accuracy=0.5), run(seed=1, accuracy=0.9)]
+    (group,) = group_runs(runs)
+    assert [(r["seed"], r["metrics"]["average_accuracy"]) for r in group.runs] == [(0, 0.5), (1, 0.9)]
+    assert group.repeated == 1
+    assert list(_remarks([group])) == [
+        "left out: 1 of finetune whose seed another run has too (the last of a seed counts)"
+    ]
+
+
+def test_runs_of_one_configuration_that_learned_from_different_data_are_named():
+    runs = [run(seed=seed) for seed in (0, 1, 2)]
+    for each, held in zip(runs, ("a", "a", "b"), strict=True):
+        each["data"] = {"train": f"{each['seed']}", "test": "t", "set": held}
+    (group,) = group_runs(runs)
+    assert next(_remarks([group])).startswith("the runs of finetune learned from 2 different data sets")
+    assert not list(_remarks(group_runs(runs[:2])))  # seeds choose other samples of the same set
+
+
+def test_the_reference_of_intransigence_differs_in_strategy_and_selector_only():
+    """A cumulative run at another learning rate is no upper bound of this one."""
+    runs = [run("cumulative", lr=lr, accuracy=a) for lr, a in ((0.05, 0.9), (1e-6, 0.1))]
+    runs += [run("ewc", lr=lr, accuracy=a, selector="LastK") for lr, a in ((0.05, 0.7), (1e-6, 0.1), (0.1, 0.5))]
+    group_runs(runs)
+    found = [r["metrics"]["intransigence"] for r in runs]
+    assert found == [pytest.approx(0.0), pytest.approx(0.0), pytest.approx(0.2), pytest.approx(0.0), None]

@@ -11,6 +11,7 @@ from frostline.core.scope import evaluating, note_order
 from frostline.core.types import TaskStream
 from frostline.loop.evaluation import evaluation_data
 from frostline.loop.settings import TrainerConfig
+from frostline.models.language import TokenEmbedding
 from frostline.speed.prefix import check_settings
 from frostline.strategies.base import Strategy
 from frostline.streams.augmentation import Augmentation
@@ -44,6 +45,7 @@ def check_parts(
             f"{type(model).__name__} returns {list(logits.shape)} for {len(batch)} samples; expected logits "
             f"[{len(batch)}, ..., {stream.classes}] as a tensor, one for each class of the stream."
         )
+    _agree_on_padding(model, stream)
     _check_single(model, stream, strategy, settings, batch.x)
     return _widened(stream, logits.shape[-1] - stream.classes)
 
@@ -70,6 +72,20 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
         found = "a scalar" if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(f"{type(model).__name__} returns {found}: expected logits [B, ..., C] as a tensor.")
     return logits
+
+
+def _agree_on_padding(model: nn.Module, stream: TaskStream) -> None:
+    """Let a model that names no padding take the stream's; refuse one that takes another token for padding."""
+    for module in model.modules() if stream.padding is not None else ():
+        if not isinstance(module, TokenEmbedding):
+            continue
+        if module.padding is None:
+            module.padding = stream.padding
+        if module.padding != stream.padding:
+            raise UsageError(
+                f"{stream.name} fills texts up with token {stream.padding}, and the model takes token {module.padding} for "
+                "padding: it would read one as a word. Expected the model's own tokenizer as stream.tokenizer."
+            )
 
 
 def _check_single(model: nn.Module, stream: TaskStream, strategy: Strategy, settings: TrainerConfig, x: Tensor) -> None:

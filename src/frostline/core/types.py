@@ -156,7 +156,10 @@ class Suite:
 
 @dataclass(frozen=True)
 class TaskStream:
-    """A sequence of tasks; `classes` is the number of logits, `shape` the shape of one sample."""
+    """A sequence of tasks; `classes` is the number of logits, `shape` the shape of one sample.
+
+    padding: the token that fills up short texts and is none of them, None where samples are no texts.
+    """
 
     name: str
     scenario: str
@@ -165,6 +168,7 @@ class TaskStream:
     shape: tuple[int, ...]
     online: bool = False
     suites: tuple[Suite, ...] = ()
+    padding: int | None = None
 
     def __repr__(self) -> str:
         learned, tested = (sum(len(getattr(task, part)) for task in self.tasks) for part in ("train", "test"))

@@ -95,6 +95,52 @@ class LastToken(nn.Module):
         return self.norm(hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0])
 
 
+FAMILIES = "expected a model built like BERT, GPT-2 or Llama"
+
+
+def _cut(net: Any, length: int) -> nn.Sequential:
+    """Return the stages of a model, held against the whole model on texts of this length, padded ones among them.
+
+    A family may scale its embeddings, norm after its last layer, or look through a window: cut without that, it computes
+    another function.
+    """
+    name = type(net).__name__
+    try:
+        stages = staged(net)
+        difference = _difference(net, stages, length)
+    except UsageError:
+        raise
+    except Exception as error:  # each family has its own ways
+        raise UsageError(f"{name} cannot be cut into stages ({type(error).__name__}): {FAMILIES}.") from error
+    if not difference < 1e-3:
+        raise UsageError(
+            f"{name} computes something else when it is cut into stages (by {difference:.2g}): {FAMILIES}."
+        )
+    return stages
+
+
+def _difference(net: Any, stages: nn.Sequential, length: int) -> float:
+    """Return how far what the stages make of some tokens is from what the whole model makes of them, relative to that."""
+    from frostline.core.rng import generator
+
+    padding = net.config.pad_token_id
+    x = torch.randint(5, net.config.vocab_size, (3, length), generator=generator("cut", length))
+    real = torch.ones_like(x, dtype=torch.bool)
+    if padding is not None:
+        x[x == padding] = 4 if padding != 4 else 5
+        x[1, length // 2 :], x[2, 1:] = padding, padding
+        real = x != padding
+    was = net.training
+    with torch.no_grad():
+        whole = net.eval()(input_ids=x, attention_mask=real.long()).last_hidden_state
+        found = stages.eval()(x)
+    net.train(was)
+    stages.train(was)
+    last = whole[torch.arange(3), real.sum(1) - 1]  # normed already, where the whole model norms it
+    wanted = stages.pool((whole, real)) if isinstance(stages.pool, MeanOfTokens) else last
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+
+
 def staged(net: Any) -> nn.Sequential:
     """Return the stages of a Hugging Face base model: embedding, blocks, pooling.
 
@@ -113,9 +159,7 @@ def staged(net: Any) -> nn.Sequential:
         parts["embedding"] = TokenEmbedding(padding, net.embed_tokens)
         blocks, pool = [DecoderBlock(layer, net.rotary_emb) for layer in net.layers], LastToken(net.norm)
     else:
-        raise UsageError(
-            f"{type(net).__name__} cannot be cut into stages: expected a model built like BERT, GPT-2 or Llama."
-        )
+        raise UsageError(f"{type(net).__name__} cannot be cut into stages: {FAMILIES}.")
     parts |= {f"block{number + 1}": block for number, block in enumerate(blocks)}
     parts["pool"] = pool
     return nn.Sequential(parts)
@@ -146,18 +190,18 @@ def huggingface(
     for key in DROPOUTS:
         if hasattr(config, key):
             setattr(config, key, dropout)
-    if pretrained:
-        more = {
-            "local_files_only": True,
-            "use_safetensors": True,
-            "attn_implementation": "sdpa",
-            "dtype": torch.float32,
-        }
-        net = AutoModel.from_pretrained(path, config=config, **more)
-    else:
-        net = AutoModel.from_config(config, attn_implementation="sdpa")
+    more: dict[str, Any] = {"config": config, "local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
+    try:
+        net = (
+            AutoModel.from_pretrained(path, attn_implementation="sdpa", **more)
+            if pretrained
+            else AutoModel.from_config(config, attn_implementation="sdpa")
+        )
+    except Exception as error:  # an unknown family, missing or damaged weights, no fused attention
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"model.path={path!r}: {type(error).__name__}: {reason} Here {FAMILIES}.") from error
     named = {id(t): n for n, t in (*net.named_parameters(), *net.named_buffers())}
-    return original_names(Classifier(staged(net), config.hidden_size, classes), named)
+    return original_names(Classifier(_cut(net, shape[0]), config.hidden_size, classes), named)
 
 
 def minilm(shape: Sequence[int], classes: int, pretrained: bool = True, dropout: float = 0.0) -> Classifier:

@@ -2,7 +2,8 @@
 
 import ast
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def package_docs(
     if len(set(packages)) < len(packages):
         raise UsageError(f"stream.packages={list(packages)}: expected different packages, a class each.")
     groups = class_groups(len(packages), tasks, classes_per_task, class_order, seed)
-    encode = tokenizer_for(tokenizer, length)
+    encode, padding = tokenizer_for(tokenizer, length)
     x: dict[bool, list[Tensor]] = {True: [], False: []}
     y: dict[bool, list[int]] = {True: [], False: []}
     for label, package in enumerate(packages):
@@ -61,16 +62,32 @@ def package_docs(
             x[train].append(encode([texts[i] for i in rows]))
             y[train] += [label] * len(rows)
     tokens = {train: torch.cat(parts).to(device) for train, parts in x.items()}
-    return assemble(
+    stream = assemble(
         "package_docs", groups, scenario, torch.tensor(y[True]), torch.tensor(y[False]),
         lambda train, rows, labels, task: TensorSource(tokens[train], labels, rows, task), (length,), device,
         validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
         test_samples_per_class=test_samples_per_class, online=online, seed=seed, names=list(packages),
     )  # fmt: skip
+    return replace(stream, padding=padding)
 
 
-def tokenizer_for(path: str | None, length: int) -> Any:
-    """Return a function from texts to token ids [N, length], padded and cut."""
+PADDING = (
+    "[PAD]",
+    "<pad>",
+    "<|pad|>",
+    "<|padding|>",
+    "<|finetune_right_pad_id|>",
+    "<|endoftext|>",
+    "<|im_end|>",
+    "</s>",
+)
+
+
+def tokenizer_for(path: str | None, length: int) -> tuple[Callable[[list[str]], Tensor], int]:
+    """Return a function from texts to token ids [N, length], cut and padded, and the padding's id.
+
+    It is the one that the tokenizer's file names, else a token of a usual name; an ordinary word's would hide that word.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -87,9 +104,15 @@ def tokenizer_for(path: str | None, length: int) -> Any:
     except Exception as error:  # the library raises plain Exceptions
         raise UsageError(f"stream.tokenizer={path!r} is no tokenizer.json: {error}.") from error
     tokenizer.enable_truncation(length)
-    padding = tokenizer.token_to_id("[PAD]") or 0
+    given = (tokenizer.padding or {}).get("pad_id")
+    known = [tokenizer.token_to_id(name) for name in PADDING]
+    padding = given if given is not None else next((i for i in known if i is not None), None)
+    if padding is None:
+        raise UsageError(
+            f"stream.tokenizer={path!r} has no token for padding. Expected one called {', '.join(PADDING)}."
+        )
     tokenizer.enable_padding(length=length, pad_id=padding)
-    return lambda texts: torch.tensor([e.ids for e in tokenizer.encode_batch(texts)], dtype=torch.int64)
+    return lambda texts: torch.tensor([e.ids for e in tokenizer.encode_batch(texts)], dtype=torch.int64), padding
 
 
 def _texts(package: str, count: int) -> Iterator[str]:

@@ -47,7 +47,7 @@ def text_table(
         scenario = scenario or "class"
     scenario = scenario or ("domain" if task_column else "class")
     one_of("stream.scenario", scenario, SCENARIOS)
-    encode = tokenizer_for(tokenizer, length)
+    encode, padding = tokenizer_for(tokenizer, length)
     y, names = targets_of(train[label], "classification", label)
     place = rows_of_tasks(train, y, names, task_column, tasks, class_order, seed)
     if groups is not None:
@@ -58,7 +58,7 @@ def text_table(
         there = rows_of_tasks(test, held[1], names, task_column, tasks, class_order, seed)
     parts = parted(place, there, (encode(_texts(train[text])), y), held, test_share)
     stream = from_tasks(parts, scenario=scenario, names=list(place), name=Path(path).stem, device=device)
-    return replace(stream, online=online)
+    return replace(stream, online=online, padding=padding)
 
 
 def _texts(column: Any) -> list[str]:

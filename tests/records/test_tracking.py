@@ -1,0 +1,46 @@
+"""Weights & Biases hears how a run ended, and a run hears W&B's own switches."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from frostline.records.tracking import WandbTracker
+from tests.conftest import wandb_records
+
+
+def tracker(tmp_path, mode="offline"):
+    cfg = OmegaConf.create({"project": "p", "entity": None, "mode": mode, "group": None, "tags": []})
+    return WandbTracker(cfg, tmp_path, {"strategy": {"finetune": None}, "seed": 0})
+
+
+def exit_code(tmp_path):
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    return next(r.exit.exit_code for r in wandb_records(path) if r.HasField("exit"))
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_run_that_is_not_complete_is_marked_as_failed(complete, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    own = tracker(tmp_path)
+    own.started(None)
+    own.complete = complete
+    own.close()
+    assert exit_code(tmp_path) == (0 if complete else 1)
+
+
+def test_wandbs_own_switch_is_heard(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    own = tracker(tmp_path, "online")
+    own.started(None)
+    own.close()
+    assert not list(tmp_path.glob("wandb/*run*"))
+
+
+def test_online_but_unreachable_is_recorded_offline(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    own = tracker(tmp_path, "online")
+    own.started(None)
+    own.close()
+    assert "W&B records offline; wandb sync" in capsys.readouterr().out
+    assert exit_code(tmp_path) == 1
