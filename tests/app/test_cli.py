@@ -189,6 +189,8 @@ def test_unreachable_wandb_never_stops_a_run(cli, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "W&B could not start" in done.stdout
+    assert "W&B records offline; wandb sync" in done.stdout
+    assert list(only_run(tmp_path).glob("wandb/offline-run-*/run-*.wandb"))
     assert read(only_run(tmp_path))["status"] == "complete"
 
 

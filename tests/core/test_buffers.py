@@ -96,3 +96,30 @@ def test_bad_settings():
         Buffer(5, "resevoir")
     with pytest.raises(ValueError, match="nearest valid value is 1"):
         Buffer(0)
+
+
+def test_a_large_reservoir_keeps_the_same_as_a_sorted_one():
+    """The lowest keys stay, however they are found; and places are drawn without repeats, each as often as the others."""
+    import numpy as np
+
+    from frostline.core.buffers import Buffer
+    from frostline.core.types import Batch
+
+    memory, keys = Buffer(5000, "reservoir", seed=3), np.random.Generator(np.random.PCG64(0))
+    memory._keys = np.random.Generator(np.random.PCG64(0))
+    every = []
+    for start in range(0, 20_000, 500):
+        rows = torch.arange(start, start + 500)
+        memory.add(Batch(rows[:, None].float(), rows % 7, rows * 0, rows))
+        every.append(keys.random(500))
+    wanted = np.argsort(np.concatenate(every))[:5000]
+    assert sorted(memory.all().index.tolist()) == sorted(wanted.tolist())
+    counts = torch.zeros(20_000)
+    for _ in range(400):
+        drawn = memory.draw(64).index
+        assert len(drawn.unique()) == 64
+        counts[drawn] += 1
+    held = counts[memory.all().index]
+    expected = 400 * 64 / 5000
+    assert abs(float(held.mean()) - expected) < 1e-6
+    assert float(held.var()) == pytest.approx(expected * (1 - 64 / 5000), rel=0.15)  # binomial: nobody is preferred

@@ -7,13 +7,16 @@ from frostline.core.files import atomic_write
 from frostline.records import checkpoints
 
 
+REST = dict.fromkeys(checkpoints.KEYS)
+
+
 class Bomb:
     def __reduce__(self):
         return (print, ("code ran while a checkpoint was read",))
 
 
 def save(folder, state):
-    checkpoints.Saver(folder)({"model": {}, **state})
+    checkpoints.Saver(folder)({**REST, "model": {}, **state})
 
 
 def test_round_trip(tmp_path):
@@ -83,31 +86,31 @@ def sizes(folder):
 def test_a_delta_holds_what_changed_since_the_base(tmp_path):
     model = {f"layer{i}": torch.randn(100, 100) for i in range(10)}
     saver = checkpoints.Saver(tmp_path, delta=True)
-    saver({"model": model})
+    saver({**REST, "model": model})
     first = sizes(tmp_path)
     assert first["base"] > 400_000 > 10_000 > first["checkpoint.pt"]
     model["layer9"] = model["layer9"] + 1
-    saver({"model": model})
+    saver({**REST, "model": model})
     assert 40_000 < sizes(tmp_path)["checkpoint.pt"] < 60_000
     back = checkpoints.load(tmp_path)["model"]
     assert back.keys() == model.keys()
     assert all(torch.equal(back[n], v) for n, v in model.items())
     again = checkpoints.Saver(tmp_path, delta=True)  # as a resumed run
     base = next(tmp_path.glob("base-*"))
-    again({"model": back})
+    again({**REST, "model": back})
     assert list(tmp_path.glob("base-*")) == [base]
-    again({"model": {n: v + 1 for n, v in back.items()}})  # everything moves: a new base, and only that
+    again({**REST, "model": {n: v + 1 for n, v in back.items()}})  # everything moves: a new base, and only that
     (newest,) = tmp_path.glob("base-*")
     assert newest != base
     assert all(torch.equal(v, back[n] + 1) for n, v in checkpoints.load(tmp_path)["model"].items())
-    checkpoints.Saver(tmp_path)({"model": back})
+    checkpoints.Saver(tmp_path)({**REST, "model": back})
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_kill_between_base_and_checkpoint_leaves_the_old_pair(tmp_path, monkeypatch):
     model = {"a": torch.zeros(1000)}
     saver = checkpoints.Saver(tmp_path, delta=True)
-    saver({"model": model})
+    saver({**REST, "model": model})
     plain = torch.save
 
     def die(content, f):
@@ -117,12 +120,12 @@ def test_a_kill_between_base_and_checkpoint_leaves_the_old_pair(tmp_path, monkey
 
     monkeypatch.setattr(torch, "save", die)
     with pytest.raises(KeyboardInterrupt):
-        saver({"model": {"a": torch.ones(1000)}, "position": 1})
+        saver({**REST, "model": {"a": torch.ones(1000)}, "position": 1})
     assert torch.equal(checkpoints.load(tmp_path)["model"]["a"], torch.zeros(1000))
 
 
 def test_a_delta_without_its_base_says_so(tmp_path):
-    checkpoints.Saver(tmp_path, delta=True)({"model": {"a": torch.zeros(1000)}})
+    checkpoints.Saver(tmp_path, delta=True)({**REST, "model": {"a": torch.zeros(1000)}})
     next(tmp_path.glob("base-*")).unlink()
     with pytest.raises(ValueError, match="both files belong together"):
         checkpoints.load(tmp_path)

@@ -39,11 +39,14 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
     to: Annotated[Path, typer.Option(help="Folder to write to.")],
     program: Annotated[str, typer.Option("--format", help="torch (model.pt2), onnx, or none: weights only.")] = "torch",
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A class of your own that the run names; may be repeated.")
+    ] = None,
 ) -> None:
     """Write a run's model for use without frostline, under its original names, and check it against the run's own logits."""
     from frostline.app.export import export as write
 
-    for name, distance in write(run, to, program).items():
+    for name, distance in write(run, to, program, allow or ()).items():
         typer.echo(f"{name}: within {distance:.1e} of the run's logits")
     typer.echo(f"Written to {to}")
 

@@ -132,6 +132,8 @@ def check(cfg: DictConfig) -> None:
         if not isinstance(node, DictConfig):
             raise UsageError(f"held_out: expected the names of streams, such as held_out=[rotated_digits], not {node}.")
         check_target(f"held_out.{node.name}", without(node, "name"))
+    if "lr" in cfg.optimizer and cfg.optimizer.lr is None:
+        raise UsageError("optimizer.lr=null: expected a number, such as 0.05.")
     in_range("optimizer.lr", cfg.optimizer.get("lr"), 0, above=True)
     for key in ("weight_decay", "momentum"):
         in_range(f"optimizer.{key}", cfg.optimizer.get(key), 0)
@@ -206,13 +208,43 @@ def options_of(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def check_target(path: str, node: Any) -> None:
-    """Hold a section with a _target_ against the signature of what it builds: unknown keys, wrong types."""
+TRUSTED = ("frostline.", "torch.optim.")
+
+
+def targets(value: Any) -> set[str]:
+    """Return every _target_ in nested plain values."""
+    if isinstance(value, dict):
+        own = {str(value["_target_"])} if "_target_" in value else set()
+        return own.union(*map(targets, value.values()))
+    return set().union(*map(targets, value)) if isinstance(value, list) else set()
+
+
+def refuse_foreign(found: set[str], where: str, hint: str) -> None:
+    """Refuse what a file, which may be anybody's, names to be called, unless it is frostline's or one of torch's optimizers."""
     from hydra.utils import get_object
 
+    for target in sorted(found):
+        module = getattr(get_object(target), "__module__", "") or "" if target.startswith(TRUSTED) else ""
+        if not f"{module}.".startswith(TRUSTED):
+            raise UsageError(f"{where} names {target}, which is none of frostline's. If it is yours, {hint}.")
+
+
+def check_stored(stored: DictConfig, given: DictConfig, where: str) -> None:
+    """Refuse a configuration from a file that names foreign things the command line does not, or lacks settings."""
+    hint = "name it as when the run was started, with --config-dir and strategy=, say"
+    refuse_foreign(targets(plain(stored)) - targets(plain(given)), where, hint)
+    for section in ("trainer", "cost", "checkpoint", "tracking"):
+        own, here = set(stored.get(section) or ()), set(given[section])
+        if odd := sorted(own ^ here):
+            what = "holds" if odd[0] in own else "lacks"
+            raise UsageError(f"{where} {what} {section}.{odd[0]}: it is not of this version, or was changed.")
+
+
+def check_target(path: str, node: Any) -> None:
+    """Hold a section with a _target_ against the signature of what it builds: unknown keys, wrong types."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UsageError(f"{path}: expected the name of a file in conf/{path.split('.')[0]}/, found {node!r}.")
-    target = get_object(node._target_)
+    target = _object(path, node._target_)
     parameters = inspect.signature(target).parameters
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     given = {k: v for k, v in plain(node).items() if not k.startswith("_")}
@@ -229,6 +261,28 @@ def check_target(path: str, node: Any) -> None:
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{path}.{key}={value!r}: {reason}.") from error
+
+
+def _object(path: str, target: str) -> Any:
+    """Return what a _target_ names; UsageError where there is no such thing."""
+    from importlib import import_module
+
+    from hydra.utils import get_object
+
+    try:
+        return get_object(target)
+    except Exception as error:
+        module, _, name = target.rpartition(".")
+        try:
+            there = [n for n in dir(import_module(module)) if not n.startswith("_")]
+        except Exception as reason:
+            while isinstance(reason, ImportError) and reason.__cause__ is not None:
+                reason = reason.__cause__
+            raise UsageError(
+                f"{path}._target_={target}: {module or target} cannot be imported ({type(reason).__name__}: {reason}). "
+                "Expected module.Name with the module on PYTHONPATH."
+            ) from error
+        raise UsageError(f"{path}._target_={target}: {module} has no {name}.{nearest(name, there)}") from error
 
 
 def _is_plain(hint: Any) -> bool:

@@ -2,13 +2,14 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from frostline.app.config import DictConfig
+from frostline.app.config import DictConfig, refuse_foreign, targets
 from frostline.app.job import build
 from frostline.core.checks import UsageError, one_of
 from frostline.core.files import atomic_write
@@ -18,14 +19,17 @@ FORMATS = ("torch", "onnx", "none")
 TOLERANCE = 1e-5
 
 
-def export(run: Path, to: Path, program: str = "torch") -> dict[str, float]:
+def export(run: Path, to: Path, program: str = "torch", allow: Sequence[str] = ()) -> dict[str, float]:
     """Write the model of a run's folder to another; return how far each written form is from the run's own logits.
 
     weights.safetensors has the original names (timm's, Hugging Face's) where there are such, and ours elsewhere. program:
     'torch' writes model.pt2 for torch.export.load, 'onnx' model.onnx. UsageError where anything answers otherwise than the run.
+    allow: a class or function of the user's own that the run's model.json may name.
     """
     one_of("format", program, FORMATS)
     description = _description(run)
+    hint = "say so with --allow"
+    refuse_foreign(targets(description["model"]) - set(allow), str(run / weights.DESCRIPTION), hint)
     if description["per_task"]:
         print("frostline: this method serves each task in its own way; exported are the weights of all tasks together.")
     model = build_model(run, description)

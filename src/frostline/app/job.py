@@ -141,7 +141,7 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
             run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
             if job.state is not None:
                 _refuse_other_data(job, run)
-                run.load_state_dict(job.state)
+                _load(run, job)
             if len(jobs) > 1:
                 run.keep_draws()
             built.append((run, writer))
@@ -185,6 +185,21 @@ def _draw(job: Job, content: dict[str, Any]) -> None:
         print(
             f"frostline: the figures could not be drawn ({type(error).__name__}: {reason}); all else is in {job.folder}."
         )
+
+
+def _load(run: Run, job: Job) -> None:
+    """Go back to where the checkpoint was taken; UsageError where it is one of another run."""
+    assert job.state is not None
+    try:
+        run.load_state_dict(job.state)
+    except UsageError:
+        raise
+    except Exception as error:  # a changed configuration shows in many ways
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(
+            f"{job.folder / checkpoints.NAME} does not fit its configuration ({type(error).__name__}: {reason}): it was "
+            "changed, or belongs to another run."
+        ) from error
 
 
 def _refuse_other_data(job: Job, run: Run) -> None:

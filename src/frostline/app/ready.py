@@ -38,7 +38,10 @@ def check_parts(
     batch = next(iter(stream[0].train.batches(2, torch.arange(min(2, len(stream[0].train))))))
     Augmentation(settings.augment)(batch.x)  # refuses what is no image
     evaluation_data(stream[0], settings.evaluate_on)
-    optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
+    try:
+        optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optimizer: {str(error).rstrip('.')}. Expected settings that it takes together.") from error
     logits = logits_of(model, batch.x)
     if logits.shape[-1] < stream.classes:
         raise UsageError(

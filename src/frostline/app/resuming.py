@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from frostline.app.config import MAY_CHANGE, DictConfig, differences, key_of, plain
+from frostline.app.config import MAY_CHANGE, DictConfig, check_stored, differences, key_of, plain
 from frostline.app.job import Job, execute, run_jobs, with_seed
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
@@ -35,6 +35,15 @@ def _resume_owned(
 ) -> list[dict[str, Any]]:
     if sweep is not None and not any(folder.glob(f"**/{checkpoints.NAME}")):
         return execute(cfg, folder, sweep=sweep, alone=alone)
+    record = folder / ".hydra" / "config.yaml"
+    if sweep is None and record.is_file() and not any(folder.glob(f"**/{checkpoints.NAME}")):
+        stored = OmegaConf.load(record)
+        assert isinstance(stored, DictConfig)
+        check_stored(stored, cfg, str(record))
+        print(
+            f"frostline: the run in {folder} was ended before it began; it begins now, with the settings it was given."
+        )
+        return execute(stored, folder, alone=alone)
     try:
         states, jobs = _find(copy.deepcopy(cfg), folder, overrides)
     except Changed:
@@ -91,6 +100,7 @@ def _stored(
 ) -> DictConfig:
     """Return the configuration that a checkpoint was taken under, with what may be given anew; refuse other changes."""
     stored = DictConfig(state["config"])
+    check_stored(stored, cfg, str(folder / checkpoints.NAME))
     given = [key for key in map(key_of, overrides) if key != "resume"]
     if "seed" not in given or not own_seed:
         cfg.seed = stored.seed  # what is interpolated from it is no difference

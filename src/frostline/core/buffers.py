@@ -44,6 +44,7 @@ class Buffer:
         self.rule = rule
         self.seen = 0
         self.keys = np.empty(0)
+        self.highest = np.inf  # of the keys
         self.labels = np.empty(0, dtype=np.int64)
         self.columns: dict[str, Tensor] = {}
         self._keys = np.random.Generator(np.random.PCG64(derive(seed, "buffer-keys")))
@@ -57,12 +58,16 @@ class Buffer:
         arrivals = np.arange(self.seen, self.seen + len(batch), dtype=np.float64)
         self.seen += len(batch)
         fresh = -arrivals if self.rule == "ring" else self._keys.random(len(batch))
+        if self.rule == "reservoir" and len(self) == self.capacity and fresh.min(initial=np.inf) > self.highest:
+            return  # none of them stays: after many samples that is nearly always so
         keys = np.r_[self.keys, fresh]
         labels = np.r_[self.labels, self._classes(batch)]
         first = 0 if self.rule == "reservoir" else _rank_within_class(keys, labels)
-        order = np.lexsort((keys, np.broadcast_to(first, keys.shape)))
         kept = np.zeros(len(keys), dtype=bool)
-        kept[order[: self.capacity]] = True
+        if self.rule == "reservoir" and len(keys) > self.capacity:
+            kept[np.argpartition(keys, self.capacity)[: self.capacity]] = True
+        else:
+            kept[np.lexsort((keys, np.broadcast_to(first, keys.shape)))[: self.capacity]] = True
         held = len(self)
         rows = np.flatnonzero(kept[held:])
         free = np.r_[np.flatnonzero(~kept[:held]), np.arange(held, self.capacity)][: len(rows)]
@@ -70,6 +75,7 @@ class Buffer:
         size = max(held, int(free.max()) + 1 if len(free) else 0)
         self.keys, self.labels = np.resize(self.keys, size), np.resize(self.labels, size)
         self.keys[free], self.labels[free] = fresh[rows], labels[held + rows]
+        self.highest = float(self.keys.max(initial=-np.inf))
 
     def _classes(self, batch: Batch) -> np.ndarray:
         """Return each sample's class; the rules that go by it want one label a sample."""
@@ -90,8 +96,18 @@ class Buffer:
 
     def draw(self, size: int) -> Batch:
         """Return min(size, len) different samples at random, marked as `replayed`."""
-        rows = torch.randperm(len(self), generator=self._draws)[:size].to(self.columns["y"].device)
+        rows = self._places(min(size, len(self))).to(self.columns["y"].device)
         return self._marked({name: column.index_select(0, rows) for name, column in self.columns.items()})
+
+    def _places(self, size: int) -> Tensor:
+        """Return `size` different places at random; of a large memory few are drawn without putting all in an order."""
+        if len(self) < 4096 or size > len(self) // 8:
+            return torch.randperm(len(self), generator=self._draws)[:size]
+        while True:
+            drawn = torch.randint(len(self), (2 * size,), generator=self._draws).numpy()
+            _, first = np.unique(drawn, return_index=True)
+            if len(first) >= size:
+                return torch.from_numpy(drawn[np.sort(first)[:size]])
 
     def all(self) -> Batch:
         """Return everything held, marked as `replayed`."""
@@ -128,7 +144,7 @@ class Buffer:
             self.columns[name] = held.new_zeros((self.capacity, *held.shape[1:]))
             self.columns[name][: len(held)] = held
         self.keys, self.labels = state["keys"].numpy().copy(), state["labels"].numpy().copy()
-        self.seen = state["seen"]
+        self.seen, self.highest = state["seen"], float(self.keys.max(initial=-np.inf))
         full: Any = self._keys.bit_generator.state
         full["state"] = dict(zip(("state", "inc"), map(int, state["key_generator"]), strict=True))
         self._keys.bit_generator.state = full

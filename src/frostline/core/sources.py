@@ -1,5 +1,6 @@
 """Where samples live: as tensors on the training device, or behind a DataLoader."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -13,6 +14,7 @@ from frostline.core.digests import combined, row_digests, source_digest
 from frostline.core.rng import generator
 from frostline.core.types import Batch, Source
 
+WORTH_WORKERS_S = 3.0  # of reading, from which on worker processes pay
 PLACES = 40  # bits of a sample's id that say which row it is; those above them say of which task
 
 
@@ -89,7 +91,13 @@ class TensorSource:
         columns = [c[chosen].to(self.x.device) for c in (self.rows, self.labels, self.task, self._ids)]
         if not len(columns[0]):
             return
-        for row, y, task, index in zip(*(column.split(size) for column in columns), strict=True):  # cut once an epoch
+        for part in zip(
+            *(column.split(256 * size) for column in columns), strict=True
+        ):  # a view each would take gigabytes
+            yield from self._cut(part, size, samples)
+
+    def _cut(self, columns: Sequence[Tensor], size: int, samples: bool) -> Iterator[Batch]:
+        for row, y, task, index in zip(*(column.split(size) for column in columns), strict=True):
             x = self.x.index_select(0, row) if samples else self.x.new_empty((len(y), 0))
             x = self.transform(x) if samples and self.transform is not None else x
             yield Batch(x, y, task, index)
@@ -128,7 +136,8 @@ class LoaderSource:
     """Samples of one task that do not fit in memory: read, decoded and batched by DataLoader workers.
 
     dataset: any map-style Dataset of (x tensor, label); rows [n] are this task's, y [n] their labels within the stream.
-    random: a sample is another one each time that it is read.
+    random: a sample is another one each time that it is read. workers: processes that read, None for as many as pay, at
+    `seconds` a sample.
     """
 
     def __init__(
@@ -136,21 +145,23 @@ class LoaderSource:
         dataset: Dataset,
         y: Tensor,
         rows: Tensor,
-        task: int,
+        task: int | Tensor,
         *,
         device: torch.device | str = "cpu",
-        workers: int = 0,
+        workers: int | None = 0,
         sample_bytes: int = 0,
         random: bool = False,
+        seconds: float = 0.0,
     ):
         self.dataset = dataset
         self.labels = y.cpu()
         self.rows = rows.cpu()
-        self.task = task
+        self.task = torch.full((len(rows),), task) if isinstance(task, int) else task
         self.device = torch.device(device)
         self.workers = workers
         self.sample_bytes = sample_bytes
         self.random = random
+        self.seconds = seconds
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -158,6 +169,13 @@ class LoaderSource:
     @property
     def nbytes(self) -> int:
         return len(self) * (self.sample_bytes + 8)
+
+    def _workers(self, samples: int) -> int:
+        """Return how many processes read so many samples: none for what takes less than starting them, or on two cores."""
+        if self.workers is not None:
+            return self.workers
+        cores = os.cpu_count() or 1
+        return 0 if cores <= 2 or samples * self.seconds < WORTH_WORKERS_S else min(8, cores // 2)
 
     def digest(self) -> str:
         """Return a digest of the labels and of what the data set says of its samples, or else of some of the samples."""
@@ -184,15 +202,15 @@ class LoaderSource:
             else DataLoader(
                 self.dataset,
                 batch_sampler=[self.rows[part].tolist() for part in parts],
-                num_workers=self.workers,
+                num_workers=self._workers(len(order) - start * size),
                 collate_fn=_stack,
                 pin_memory=self.device.type == "cuda",
-                generator=generator("loader", self.task, start, *order[:2].tolist()),  # torch's own is the model's
+                generator=generator("loader", start, *order[:2].tolist()),  # torch's own is the model's
             )
         )
         for part, x in zip(parts, _in_short(read), strict=True):
-            task = torch.full((len(part),), self.task)
-            yield Batch(x, self.labels[part], task, ids(self.task, self.rows[part])).to(self.device)
+            task, rows = self.task[part], self.rows[part]
+            yield Batch(x, self.labels[part], task, ids(task, rows)).to(self.device)
 
 
 def _in_short(read: Iterable[Any]) -> Iterator[Any]:
@@ -208,7 +226,15 @@ def _stack(samples: Sequence[tuple[Tensor, Any]]) -> Tensor:
 
 
 def joined(sources: Sequence[Source]) -> Source:
-    """Return several sources as one."""
+    """Return several sources as one: those of one tensor, or of one data set, are still such a source."""
+    loaders = [s for s in sources if isinstance(s, LoaderSource)]
+    if len(loaders) == len(sources) and all(s.dataset is loaders[0].dataset for s in loaders):
+        labels, rows, tasks = (torch.cat([getattr(s, of) for s in loaders]) for of in ("labels", "rows", "task"))
+        first = loaders[0]
+        return LoaderSource(
+            first.dataset, labels, rows, tasks, device=first.device, workers=first.workers, sample_bytes=first.sample_bytes,
+            random=first.random, seconds=first.seconds,
+        )  # fmt: skip
     parts = [s for s in sources if isinstance(s, TensorSource)]
     if len(parts) < len(sources) or not all(parts[0].shares_samples(s) for s in parts):
         return Joined(sources)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -19,11 +20,18 @@ def tensor_bytes(value: Any) -> int:
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return a digest of the names and the values."""
-    total = hashlib.blake2b(digest_size=16)
-    for name, value in tensors.items():
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
+    many = sum(value.nbytes for value in tensors.values()) > 2**20
+    if many:  # hashing lets other threads run: all cores at once
+        with ThreadPoolExecutor() as pool:
+            own = list(pool.map(_digest, tensors.values()))
+    else:
+        own = [_digest(value) for value in tensors.values()]
+    return hashlib.blake2b(repr(list(zip(tensors, own, strict=True))).encode(), digest_size=16).hexdigest()
+
+
+def _digest(value: Tensor) -> bytes:
+    octets = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.blake2b(octets.data, digest_size=16).digest()
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -1,6 +1,7 @@
 """Checkpoints: tensors and plain values, written whole, read without unpickling code."""
 
-import pickle
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from frostline.core.tensors import digest, tensor_bytes
 
 FORMAT = "frostline.checkpoint/4"
 NAME = "checkpoint.pt"
+KEYS = (
+    "config", "tasks", "threads", "processor", "data", "progress", "model", "optimizer", "strategy", "selector", "meter",
+    "backend", "rng", "cuda_rng",
+)  # fmt: skip
 
 
 class Saver:
@@ -82,15 +87,30 @@ def load(folder: Path) -> dict[str, Any]:
         more = ", ..." if len(runs) > 4 else ""
         hint = f" Its subfolders {', '.join(runs[:4])}{more} hold runs: resume one of them." if runs else ""
         raise UsageError(f"resume={str(folder)!r}: the folder holds no {NAME}.{hint}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{path} is damaged or was not written by frostline: {reason} Nothing was changed.") from error
+    state = _read(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise UsageError(f"{path} is not a checkpoint of this version: expected {FORMAT!r}, found {found!r}.")
+    if lacking := [key for key in KEYS if key not in state]:
+        raise UsageError(f"{path} lacks {lacking[0]!r}: it was changed, or not written by frostline.")
     return {**state, "model": _whole(folder, state["model"])}
+
+
+def _read(path: Path) -> Any:
+    """Return what torch.save wrote, as tensors and plain values; UsageError for what is damaged, a single bit included."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load itself does not look at the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage shows in many ways
+        reason = re.split(r"(?<=[.:])\s", (str(error).splitlines() or [""])[0])[0].rstrip(
+            ".:"
+        )  # without torch's advice
+        raise UsageError(
+            f"{path} is damaged or was not written by frostline ({type(error).__name__}: {reason}). Nothing was changed."
+        ) from error
 
 
 def _whole(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +119,8 @@ def _whole(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
         return model
     path = folder / model["base"]
     try:
-        base = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError) as error:
+        base = _read(path)["model"]
+    except (UsageError, KeyError, TypeError) as error:
         raise UsageError(
             f"{folder / NAME} holds what changed since {path.name}, which is missing or damaged: both files belong together."
         ) from error

@@ -1,6 +1,7 @@
 """What a run leaves behind: result.json, ledger.csv and accuracy.csv, each written whole."""
 
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -24,6 +25,10 @@ from frostline.loop.run import Progress, Row
 SCHEMA = "frostline.result/2"
 READABLE = ("frostline.result/1", SCHEMA)
 NAME = "result.json"
+REQUIRED = {
+    "status": str, "config": dict, "seed": int, "stream": dict, "accuracy": list, "metrics": dict, "ledger": list,
+    "totals": dict, "full_finetuning": dict, "training_state": list, "prefix_cache": list,
+}  # fmt: skip
 TRAINING_PHASES = ("compile", "select", "train", "consolidate", "cache")  # what learning costs; evaluation is measuring
 
 
@@ -164,7 +169,11 @@ def write(folder: Path, content: dict[str, Any]) -> None:
         for i, row in enumerate(content["accuracy"]):
             lines.writerow(["untrained" if i == 0 else content["stream"]["tasks"][i - 1], *row])
     with atomic_write(folder / NAME) as f:
-        json.dump(content, f, indent=1, allow_nan=False)
+        json.dump({**content, "checksum": _checksum(content)}, f, indent=1, allow_nan=False)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def is_complete(folder: Path) -> bool:
@@ -177,7 +186,14 @@ def is_complete(folder: Path) -> bool:
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the content of folder/result.json; ValueError where it is not a result of this version."""
-    content = json.loads((folder / NAME).read_text())
+    path = folder / NAME
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.get("schema") not in READABLE:
-        raise ValueError(f"{folder / NAME} is not a {SCHEMA} file")
+        raise ValueError(f"{path} is not a {SCHEMA} file")
+    before = content.pop("checksum", None)
+    if before is not None and before != _checksum(content):
+        raise ValueError(f"{path} is damaged, or was changed by hand: its checksum is wrong")
+    for key, kind in REQUIRED.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"{path} has no {key}, or one of another type")
     return {"loss": None, "held_out": {}, "uncounted_operators": [], "data": {}, **content}

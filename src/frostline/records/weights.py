@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, nearest
+from frostline.core.digests import combined
 from frostline.core.files import atomic_write
 from frostline.core.scope import evaluating, head
 from frostline.loop.run import Run
@@ -33,6 +34,7 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
         "classes": run.stream.classes,
         "stream": run.stream.name,
         "original_names": getattr(run.model, "original", {}),
+        "digest": combined([*sorted(tensors), *(tensors[name] for name in sorted(tensors))]),
         "per_task": run.strategy.uses("serving") and run.stream.scenario == "task",
     }
     with atomic_write(folder / DESCRIPTION) as f:
@@ -65,6 +67,7 @@ def load_into(model: nn.Module, given: str) -> str:
             f"model.weights={given!r}: there is no {path}. Expected the folder of a complete run, or a .safetensors file."
         )
     tensors = read(path)
+    _check_digest(path, tensors)
     own, outside = model.state_dict(), head(model)
     other = {n for n in outside if n in tensors and tensors[n].shape != own[n].shape}
     kept = {name: value for name, value in tensors.items() if name not in (outside if other else ())}
@@ -76,6 +79,16 @@ def load_into(model: nn.Module, given: str) -> str:
     model.load_state_dict(kept, strict=False)
     left = [name for name in outside if name not in kept]
     return f"Weights of {path}, but not the head, which answers for other classes." if left else f"Weights of {path}."
+
+
+def _check_digest(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those which the description beside them was written for."""
+    description = path.with_name(DESCRIPTION)
+    if path.name != NAME or not description.is_file():
+        return
+    before = json.loads(description.read_text(encoding="utf-8")).get("digest")
+    if before is not None and before != combined([*sorted(tensors), *(tensors[name] for name in sorted(tensors))]):
+        raise UsageError(f"{path} is damaged or was changed: it is not what {DESCRIPTION} beside it was written for.")
 
 
 def _difference(

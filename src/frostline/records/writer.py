@@ -1,6 +1,7 @@
 """What writes a run's result.json and spreadsheets while it goes on."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ class ResultWriter(Observer):
     def __init__(self, folder: Path, config: dict[str, Any]):
         self.folder = folder
         self.config = config
+        self.written = self.took = 0.0  # when it was written last, and in how many seconds
 
     def started(self, run: Run) -> None:
         """Check for room, for two checkpoints with an optimizer that keeps two values a weight, and say `running`."""
@@ -27,13 +29,16 @@ class ResultWriter(Observer):
         self.write(run, "running")
 
     def task_done(self, run: Run, index: int) -> None:
-        """Write what is known after task `index`."""
-        self.write(run, "running")
+        """Write what is known after task `index`, unless that was done a moment ago: it all grows with the tasks."""
+        if time.monotonic() - self.written >= max(1.0, 20 * self.took):
+            self.write(run, "running")
 
     def write(self, run: Run, status: str, error: str | None = None) -> dict[str, Any]:
         """Write and return the result as it stands."""
+        begin = time.monotonic()
         content = contents_of(run, self.config, status, error)
         results.write(self.folder, content)
+        self.written, self.took = time.monotonic(), time.monotonic() - begin
         return content
 
 

@@ -33,12 +33,13 @@ def accuracy_matrix(content: dict[str, Any]) -> Figure:
     """Return the heat map of the accuracy matrix; cells that were not evaluated stay white."""
     R = metrics.matrix(content["accuracy"])
     names = content["stream"]["tasks"]
-    side = max(3.6, 0.62 * len(names) + 1.8)
+    side = min(12.0, max(3.6, 0.62 * len(names) + 1.8))
+    every = -(-len(names) // 20)  # more labels than that cannot be read
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(R, vmin=0, vmax=1, cmap="YlGnBu", aspect="auto")
-    axes.set_xticks(range(len(names)), names, rotation=45 if len(names) > 5 else 0)
-    axes.set_yticks(range(len(names) + 1), ["untrained", *names])
+    axes.set_xticks(range(0, len(names), every), names[::every], rotation=45 if len(names) > 5 else 0)
+    axes.set_yticks([0, *range(1, len(names) + 1, every)], ["untrained", *names[::every]])
     axes.set_xlabel("tested on task")
     axes.set_ylabel("after learning task")
     if len(names) <= 12:

@@ -1,6 +1,7 @@
 """Images in folders, decoded as they are needed: for data that do not fit in memory."""
 
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def image_folder(
     classes_per_task: int | None = None,
     class_order: Any = "natural",
     image_size: int = 64,
-    workers: int = 2,
+    workers: int | None = None,
     scaling: str = "imagenet",
     validation: float = 0.0,
     samples_per_class: int | None = None,
@@ -47,16 +48,20 @@ def image_folder(
     8-bit ones, and what is transparent is white.
 
     data_root may also be a data set of Hugging Face's with a column of images and one of classes, a folder or a name.
-    scaling: of the pixels, as the model was trained: 'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1).
+    workers: processes that read, None for as many as pay on this machine. scaling: of the pixels, as the model was trained:
+    'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1).
     """
     one_of("stream.scaling", scaling, SCALINGS)
     in_range("stream.image_size", image_size, 1)
-    in_range("stream.workers", workers, 0)
+    in_range("stream.workers", workers, 0, whole=True)
     sets = _open(Path(data_root).expanduser(), image_size, scaling)
+    seconds = _seconds_a_sample(sets[True])
 
     def source(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
         size = 3 * image_size * image_size * 4
-        return LoaderSource(sets[train], y, rows, task, device=device, workers=workers, sample_bytes=size)
+        return LoaderSource(
+            sets[train], y, rows, task, device=device, workers=workers, sample_bytes=size, seconds=seconds
+        )
 
     y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
     groups = class_groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
@@ -172,6 +177,14 @@ def _hugging_face(path: str, see: Any) -> dict[bool, Any]:
         is_train: _Rows(rows, kinds["Image"], kinds["ClassLabel"], see)
         for is_train, rows in ((True, train), (False, test))
     }
+
+
+def _seconds_a_sample(images: Any) -> float:
+    """Return what reading one of these images takes, from some of them."""
+    begin = time.perf_counter()
+    for index in range(0, len(images), -(-len(images) // 8)):
+        images[index]
+    return (time.perf_counter() - begin) / 8
 
 
 def _open(root: Path, image_size: int, scaling: str) -> dict[bool, Any]:
