@@ -195,6 +195,20 @@ def test_unreachable_wandb_never_stops_a_run(cli, tmp_path):
 
 
 REFUSED = [
+    (["strategy=ewc", "strategy.ewc.lambda=3"], "Did you mean 'strength'?"),
+    (["strategy=replay", "strategy.replay.mem_size=3"], "Did you mean 'capacity'?"),
+    (["optimizer.learning_rate=3"], "Did you mean 'lr'?"),
+    (["optimizer.lr=null"], "optimizer.lr=null: expected a number"),
+    (["+optimizer.nesterov=true"], "optimizer: Nesterov momentum requires a momentum"),
+    (["trainer.threads=100000"], "trainer.threads=100000: expected a finite number"),
+    (["strategy=[joint,replay]"], "Replay beside it does nothing"),
+    (["strategy=partial", "selector=everything"], "Expected strategy=finetune, or another selector"),
+    (["trainer.prefix_cache=on"], "selector=everything freezes nothing"),
+    (["trainer.seeds=[0,1]", "seed=3"], "those are the seeds. Leave seed out"),
+    (["stream.class_order=3"], "expected natural, random, a list"),
+    (["strategy.finetune._target_=frostline.strategies.L2"], "frostline.strategies has no L2"),
+    (["strategy.finetune._target_=nowhere.L2"], "nowhere cannot be imported (ModuleNotFoundError"),
+    (["stream=package_docs", "model=linear", "stream.packages=[rich,numpy]", "stream.tasks=2"], "Token ids want a language"),
     (["strategy=ewcc"], "Did you mean 'ewc'?"),
     (["selector=lastk"], "Did you mean 'last_k'?"),
     (["trainer.epoch=3"], "Did you mean 'epochs'?"),

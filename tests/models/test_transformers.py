@@ -239,12 +239,13 @@ def test_stream_and_model_agree_on_the_padding(tmp_path):
 
     from frostline.app.ready import check_parts
     from frostline.loop.settings import TrainerConfig
+    from frostline.selectors import Everything
     from frostline.strategies import Finetune
     from frostline.streams import from_tasks
 
     x, y = torch.randint(5, 50, (6, 24)), torch.tensor([0, 1, 2, 3, 4, 0])
     stream = replace(from_tasks([((x, y), (x, y))]), padding=1)
-    rest = (Finetune(), TrainerConfig(), lambda p: torch.optim.SGD(p, lr=0.1))
+    rest = (Finetune(), Everything(), TrainerConfig(), lambda p: torch.optim.SGD(p, lr=0.1))
     check_parts(huggingface((24,), 5, folder(tmp_path, "bert"), pretrained=False), stream, *rest)
     with pytest.raises(UsageError, match="fills texts up with token 3, and the model takes token 1"):
         check_parts(huggingface((24,), 5, str(tmp_path), pretrained=False), replace(stream, padding=3), *rest)

@@ -6,7 +6,6 @@ import torch
 from frostline.core.files import atomic_write
 from frostline.records import checkpoints
 
-
 REST = dict.fromkeys(checkpoints.KEYS)
 
 

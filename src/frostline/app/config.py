@@ -86,7 +86,14 @@ def register() -> None:
     """Make the schema known to Hydra; conf/config.yaml names it first in its defaults."""
     from hydra.core.config_store import ConfigStore
 
+    OmegaConf.register_new_resolver("warmup", _warmup, replace=True)
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
+
+
+def _warmup(*, _root_: Any) -> int:
+    """Return how many tasks train everything before a selector chooses: a net that was trained before needs none."""
+    model = _root_.get("model") or {}
+    return 0 if any(model.get(key) for key in ("pretrained", "checkpoint", "weights")) else 1
 
 
 def conf_dir() -> Path:
@@ -128,6 +135,11 @@ def check(cfg: DictConfig) -> None:
         raise UsageError("strategy=[]: expected at least one strategy, such as strategy=finetune.")
     for name, node in cfg.strategy.items():
         check_target(f"strategy.{name}", node)
+    if "partial" in cfg.strategy and cfg.selector._target_.endswith(".Everything"):
+        raise UsageError(
+            "strategy=partial trains what a selector chooses, and selector=everything chooses all. Expected strategy=finetune, "
+            "or another selector, such as selector=last_k."
+        )
     for node in cfg.held_out:
         if not isinstance(node, DictConfig):
             raise UsageError(f"held_out: expected the names of streams, such as held_out=[rotated_digits], not {node}.")

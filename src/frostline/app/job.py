@@ -29,6 +29,7 @@ from frostline.loop.pricing import task_costs
 from frostline.loop.run import Diverged, Observer, Run
 from frostline.loop.training import run_stream
 from frostline.records import checkpoints, weights
+from frostline.records.curve import Curve
 from frostline.records.tracking import tracker
 from frostline.records.writer import ResultWriter
 from frostline.report.console import program
@@ -302,11 +303,12 @@ def _build(
         selector.prepare(model)
         torch.manual_seed(derive(cfg.seed, "training"))
     optimizer = with_fused(build(cfg.optimizer), settings.fused)
-    stream = check_parts(model, stream, strategy, settings, optimizer)
+    stream = check_parts(model, stream, strategy, selector, settings, optimizer)
     writer = ResultWriter(folder, config)
     observers: list[Observer] = [
         *reporters,
         writer,
+        Curve(folder),
         *tracker(cfg.tracking, folder, config, among),
     ]
     for observer in observers:

@@ -123,6 +123,9 @@ def _refuse_merged(context: Any, overrides: list[str]) -> None:
     for group in ONE_OF_A_KIND:
         if context.runtime.choices.get(group) is None:
             _stop(f"{group}: expected the name of one option; only strategies can be combined.")
+    given = {key_of(o): o for o in overrides}
+    if "seed" in given and not given.get("trainer.seeds", "=null").endswith("=null"):
+        _stop(f"{given['seed']} beside {given['trainer.seeds']}: those are the seeds. Leave seed out.")
     for chain in (o for o in overrides if o.startswith("strategy=[")):
         members = [name.strip() for name in chain.partition("=")[2].strip("[]").split(",")]
         if len(set(members)) < len(members):

@@ -25,6 +25,7 @@ from frostline.loop.run import Run
 from frostline.loop.schedules import Schedule
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
+from frostline.records.curve import Curve
 from frostline.records.writer import contents_of
 from frostline.report.bar import Bar
 from frostline.report.result import Result
@@ -77,11 +78,11 @@ def run(
     net = with_kernels(with_layout(copy.deepcopy(model), settings.channels_last), settings.kernels, device)
     rule.prepare(net)
     step = with_fused(_optimizer(optimizer, lr), settings.fused)
-    stream = check_parts(net, stream, method, settings, step)
-    bar = [Bar()] if progress else []
+    stream = check_parts(net, stream, method, rule, settings, step)
+    curve, bar = Curve(), [Bar()] if progress else []
     meter = CostMeter(device, Prices(price_per_hour))
     this = Run(
-        net, stream, method, rule, step, meter, settings, Fast(settings), seed, pace, reference_steps, None, bar
+        net, stream, method, rule, step, meter, settings, Fast(settings), seed, pace, reference_steps, None, [curve, *bar]
     )  # fmt: skip
     this.data = data_digests(stream)
     rule.check(net, task_costs(this, stream[0]))
@@ -101,7 +102,7 @@ def run(
         "stream": {"_target_": stream.name},
         "trainer": vars(settings),
     }
-    return Result(contents_of(this, config, "complete"), net)
+    return Result(contents_of(this, config, "complete"), net, curve.rows)
 
 
 def select(

@@ -12,6 +12,8 @@ from frostline.core.types import TaskStream
 from frostline.loop.evaluation import evaluation_data
 from frostline.loop.settings import TrainerConfig
 from frostline.models.language import TokenEmbedding
+from frostline.selectors.base import Selector
+from frostline.selectors.depth import Everything
 from frostline.speed.prefix import check_settings
 from frostline.strategies.base import Strategy
 from frostline.streams.augmentation import Augmentation
@@ -30,10 +32,24 @@ def check_model(model: Any) -> None:
 
 
 def check_parts(
-    model: nn.Module, stream: TaskStream, strategy: Strategy, settings: TrainerConfig, optimizer: Any
+    model: nn.Module,
+    stream: TaskStream,
+    strategy: Strategy,
+    selector: Selector,
+    settings: TrainerConfig,
+    optimizer: Any,
 ) -> TaskStream:
     """Refuse parts that do not go together; return the stream with as many classes as the model has logits."""
     check_settings(settings, model)
+    if settings.prefix_cache == "on" and type(selector) is Everything:
+        raise UsageError(
+            "trainer.prefix_cache=on: selector=everything freezes nothing. Expected another selector, or auto."
+        )
+    if type(selector) is not Everything and selector.warmup_tasks >= len(stream):
+        print(
+            f"frostline: selector.warmup_tasks={selector.warmup_tasks}: all {len(stream)} tasks train everything, and "
+            f"{type(selector).__name__} never chooses."
+        )
     strategy.check(model, stream)
     batch = next(iter(stream[0].train.batches(2, torch.arange(min(2, len(stream[0].train))))))
     Augmentation(settings.augment)(batch.x)  # refuses what is no image

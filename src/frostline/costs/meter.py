@@ -20,6 +20,7 @@ from frostline.costs.energy import EnergyMeter
 from frostline.costs.flops import FlopCounter
 
 PHASES = ("setup", "compile", "select", "train", "consolidate", "cache", "evaluate")
+LEARNING = ("compile", "select", "train", "consolidate", "cache")  # what learning costs; evaluation is measuring
 SUMMED = ("steps", "samples", "flops", "seconds", "energy_joules", "usd", "co2e_kg")
 LARGEST = ("peak_memory_bytes", "stored_bytes", "trainable_parameters")
 JOULES_PER_KWH = 3.6e6

@@ -35,15 +35,25 @@ class Diverged(UsageError):
 
 @dataclass
 class Moment:
-    """Where the loop is, for whoever watches."""
+    """Where the loop is, for whoever watches.
+
+    step: of `steps` in the epoch. steps_taken: since the run began. done: share of the part of the task. rate: the
+    optimizer's first. gradient_norm: of all that trains. flops, seconds: what learning has cost since the run began.
+    """
 
     task: int
+    part: int
     epoch: int
     step: int
     steps: int
+    steps_taken: int
+    done: float
     loss: float
+    rate: float
+    gradient_norm: float
+    flops: int
+    seconds: float
     samples_per_second: float
-    done: float  # share of the task
 
 
 class Observer:

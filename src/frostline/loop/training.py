@@ -150,7 +150,7 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
             run.progress.step += 1
         if progress.step == lessons[0].change.until and not lessons[0].done and _ask_again(lessons, scopes, engine):
             break
-        if STOP.asked or time.monotonic() >= looks[0].next:
+        if STOP.asked or time.monotonic() >= looks[0].next or lessons[0].done:
             _look(runs, looks, engine)
     engine.close()
     for lesson, scope, look in zip(lessons, scopes, looks, strict=True):
@@ -186,9 +186,9 @@ def _ask_again(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engin
 def _look(runs: Sequence[Run], looks: Sequence[Lookout], engine: Engine) -> None:
     engine.settle()
     with all_paused([run.meter for run in runs]):
-        for run, look in zip(runs, looks, strict=True):
+        for place, (run, look) in enumerate(zip(runs, looks, strict=True)):
             with run.drawing():
-                look()
+                look(engine.gradients(place))
     if STOP.asked:
         raise Ended(STOP.asked)
 

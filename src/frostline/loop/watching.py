@@ -1,7 +1,12 @@
 """Look up from the steps now and then: progress, a loss that is no number, a checkpoint."""
 
 import time
+from collections.abc import Mapping
 
+import torch
+from torch import Tensor
+
+from frostline.costs.meter import LEARNING
 from frostline.loop.interrupts import STOP
 from frostline.loop.lesson import Lesson
 from frostline.loop.run import Diverged, Moment
@@ -10,7 +15,7 @@ LOOK_EVERY_S = 0.5
 
 
 class Lookout:
-    """Called by the loop about twice a second."""
+    """Called by the loop about twice a second, and where a task ends."""
 
     def __init__(self, lesson: Lesson):
         self.lesson, self.run = lesson, lesson.run
@@ -18,18 +23,28 @@ class Lookout:
         self.saved = time.monotonic()
         self.last = (time.monotonic(), self.run.meter.row.samples)
 
-    def __call__(self) -> None:
+    def __call__(self, gradients: Mapping[str, Tensor]) -> None:
         self.check()
         now, run, lesson = time.monotonic(), self.run, self.lesson
-        rate = (run.meter.row.samples - self.last[1]) / (now - self.last[0])
+        speed = (run.meter.row.samples - self.last[1]) / max(1e-9, now - self.last[0])
         self.last = (now, run.meter.row.samples)
         taken = run.progress.step
         epoch, step = divmod(taken - 1, lesson.steps)
-        loss = float(lesson.losses[taken - 1])
-        for observer in run.observers:
-            observer.progress(
-                run, Moment(lesson.task.index, epoch, step + 1, lesson.steps, loss, rate, taken / lesson.total)
-            )
+        if run.observers:
+            norms = [g.detach().float().norm() for g in gradients.values()]
+            learning = [row for row in run.meter.rows if row.phase in LEARNING]
+            optimizer = run.open_optimizer
+            moment = Moment(
+                task=lesson.task.index, part=run.progress.part, epoch=epoch, step=step + 1, steps=lesson.steps,
+                steps_taken=sum(row.steps for row in learning if row.phase == "train"), done=taken / lesson.total,
+                loss=float(lesson.losses[taken - 1]),
+                rate=float(optimizer.param_groups[0]["lr"]) if optimizer is not None else 0.0,
+                gradient_norm=float(torch.stack(norms).norm()) if norms else 0.0,
+                flops=sum(row.flops for row in learning), seconds=sum(row.seconds for row in learning),
+                samples_per_second=speed,
+            )  # fmt: skip
+            for observer in run.observers:
+                observer.progress(run, moment)
         if run.save is not None and (STOP.asked or now - self.saved >= run.settings.checkpoint_every_s):
             with run.meter.paused():
                 run.save(run.state_dict())

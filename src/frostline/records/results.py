@@ -19,7 +19,7 @@ from frostline.core import metrics
 from frostline.core.files import atomic_write
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter, totals
-from frostline.costs.meter import COLUMNS
+from frostline.costs.meter import COLUMNS, LEARNING
 from frostline.loop.run import Progress, Row
 
 SCHEMA = "frostline.result/2"
@@ -29,7 +29,7 @@ REQUIRED = {
     "status": str, "config": dict, "seed": int, "stream": dict, "accuracy": list, "metrics": dict, "ledger": list,
     "totals": dict, "full_finetuning": dict, "training_state": list, "prefix_cache": list,
 }  # fmt: skip
-TRAINING_PHASES = ("compile", "select", "train", "consolidate", "cache")  # what learning costs; evaluation is measuring
+TRAINING_PHASES = LEARNING
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from frostline.core import metrics
-from frostline.costs.meter import COLUMNS
-from frostline.loop.run import Observer, Run
+from frostline.costs.meter import COLUMNS, LEARNING
+from frostline.loop.run import Moment, Observer, Run
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,9 @@ class WandbTracker(Observer):
                     console="off",
                 ),
             )
+            self.run.define_metric("train/*", step_metric="train/step")
+            for name in ("accuracy/*", "cost/*", "held_out/*", *metrics.all_metrics(np.zeros((2, 1)))):
+                self.run.define_metric(name, step_metric="task")
 
     def task_done(self, run: Run, index: int) -> None:
         """Log the metrics of the tasks learned so far and what the task cost."""
@@ -90,9 +94,16 @@ class WandbTracker(Observer):
             for row in run.meter.rows:
                 if row.task == index:
                     values |= {f"cost/{row.phase}/{key}": getattr(row, key) for key in ("flops", "seconds")}
-            self.run.log(values, step=index)
+            learning = [row for row in run.meter.rows if row.phase in LEARNING]
+            values |= {f"cost/{key}_so_far": sum(getattr(row, key) for row in learning) for key in ("flops", "seconds")}
+            self.run.log(values)
 
         self._try("log a task", send)
+
+    def progress(self, run: Run, moment: Moment) -> None:
+        """Log the learning curve."""
+        values = {f"train/{key}": getattr(moment, key) for key in ("loss", "rate", "gradient_norm", "flops", "seconds")}
+        self._try("log the loss", lambda: self.run.log({**values, "train/step": moment.steps_taken}))
 
     def finished(self, content: dict[str, Any], folder: Path) -> None:
         """Log the tables, the heat map and the summary."""

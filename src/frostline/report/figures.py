@@ -1,6 +1,7 @@
 """The figures of one run: its accuracy matrix, and accuracy against what it had cost by then."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from frostline.core import metrics
 from frostline.core.files import atomic_write
+from frostline.records import curve
 from frostline.records.results import TRAINING_PHASES
 
 ACCENT, FAINT = "#0b5394", "#9aa5b1"
@@ -19,6 +21,8 @@ def run_figures(folder: Path, content: dict[str, Any], kinds: Sequence[str] = ("
     """Write each figure to folder/figures/ as a file of each kind."""
     target = folder / "figures"
     figures = {"accuracy_matrix": accuracy_matrix(content), "accuracy_against_cost": accuracy_against_cost(content)}
+    if rows := curve.read(folder / curve.NAME):
+        figures["learning_curve"] = learning_curve(content, rows)
     for name, figure in figures.items():
         engine = figure.get_layout_engine()
         assert engine is not None
@@ -55,6 +59,25 @@ def accuracy_matrix(content: dict[str, Any]) -> Figure:
             )
     figure.colorbar(image, ax=axes, label="test accuracy")
     axes.set_title(f"{content['stream']['name']}: {' + '.join(content['config']['strategy'])}")
+    return figure
+
+
+def learning_curve(content: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Figure:
+    """Return loss, rate and gradient norm by the steps taken; a faint line where a task begins."""
+    figure = Figure(figsize=(8.4, 6.0), layout="constrained")
+    steps = [row["steps_taken"] for row in rows]
+    panels = figure.subplots(3, 1, sharex=True)
+    for axes, key in zip(panels, ("loss", "rate", "gradient_norm"), strict=True):
+        axes.plot(steps, [row[key] for row in rows], ".-", color=ACCENT, linewidth=1, markersize=4)
+        for before, row in pairwise(rows):
+            if row["task"] != before["task"]:
+                axes.axvline(before["steps_taken"], color=FAINT, linewidth=0.8, linestyle=":", zorder=0)
+        axes.set_ylabel({"rate": "learning rate"}.get(key, key.replace("_", " ")))
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("steps")
+    figure.suptitle(f"{content['stream']['name']}: {' + '.join(content['config']['strategy'])}")
     return figure
 
 

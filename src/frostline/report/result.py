@@ -1,6 +1,6 @@
 """What a run came to, as somebody in a notebook wants it: data frames, figures, a sentence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from frostline.core.checks import UsageError
 from frostline.records import results
+from frostline.records.curve import COLUMNS, NAME
 
 if TYPE_CHECKING:
     import pandas
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Result:
-    """What a run came to. content: what a run folder's result.json holds; model: the trained model."""
+    """What a run came to. content: what a run folder's result.json holds; model: the trained model; rows: of the curve."""
 
     content: dict[str, Any]
     model: nn.Module
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def accuracy(self) -> "pandas.DataFrame":
@@ -46,6 +48,13 @@ class Result:
         return pandas.DataFrame(self.content["ledger"])
 
     @property
+    def curve(self) -> "pandas.DataFrame":
+        """The learning curve: loss, rate, gradient norm and costs so far, about twice a second and where a task ends."""
+        import pandas
+
+        return pandas.DataFrame(self.rows, columns=list(COLUMNS))
+
+    @property
     def sentence(self) -> str:
         """What was learned, kept and paid, in words."""
         from frostline.report.outcome import as_sentence, sentence
@@ -64,12 +73,20 @@ class Result:
 
         return accuracy_matrix(self.content)
 
+    def plot_curve(self) -> "Figure":
+        """Return loss, rate and gradient norm by step."""
+        from frostline.report.figures import learning_curve
+
+        return learning_curve(self.content, self.rows)
+
     def save(self, folder: str | Path) -> None:
         """Write result.json and its spreadsheets, which `frostline compare` reads; UsageError where there is a file."""
         if Path(folder).is_file():
             raise UsageError(f"{folder} is a file. Expected a folder.")
         Path(folder).mkdir(parents=True, exist_ok=True)
         results.write(Path(folder), self.content)
+        if self.rows:
+            self.curve.to_csv(Path(folder) / NAME, index=False)
 
     def _matrix(self, name: str) -> "pandas.DataFrame":
         import pandas

@@ -1,6 +1,7 @@
 """The terminal: progress while a run goes on, then the accuracy matrix, the metrics and the bill."""
 
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from frostline.loop.run import Moment, Observer, Run
 from frostline.report.console import program, wide_console
 from frostline.report.outcome import as_sentence, sentence
 from frostline.report.tables import accuracy_table, against_full_lines, bill_table, metrics_table, saving_lines, si
+
+SAY_EVERY_S = 10.0  # without a terminal
 
 
 class _Rate(ProgressColumn):
@@ -40,6 +43,7 @@ class TerminalReport(Observer):
         self.console = wide_console()
         self._bar = bar and self.console.is_terminal
         self._progress: Progress | None = None
+        self._said = time.monotonic()
 
     def started(self, run: Run) -> None:
         """Say what is about to happen and start the bar."""
@@ -83,14 +87,17 @@ class TerminalReport(Observer):
 
     def task_done(self, run: Run, index: int) -> None:
         """Say how the task went."""
-        row = run.progress.accuracy[-1]
+        row, now = run.progress.accuracy[-1], time.monotonic()
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=index + 1)
-            if row[index] is not None:
-                seen = [f"{a:.2f}" for a in row[: index + 1] if a is not None]
-                self._progress.console.print(
-                    f"[dim]after {escape(run.stream[index].name):<12} accuracy {' '.join(seen)}[/]"
-                )
+        elif self.brief or now - self._said < SAY_EVERY_S:  # a log of many short tasks would be all lines
+            return
+        self._said = now
+        if row[index] is not None:
+            seen = [f"{a:.2f}" for a in row[: index + 1] if a is not None]
+            shown = " ".join(seen if len(seen) <= 10 else [*seen[:4], "...", *seen[-4:]])
+            console = self.console if self._progress is None else self._progress.console
+            console.print(f"[dim]after {escape(run.stream[index].name):<12} accuracy {shown}[/]", soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away."""

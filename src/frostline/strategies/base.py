@@ -25,6 +25,7 @@ class Strategy:
     """
 
     keeps: ClassVar[Sequence[str]] = ()
+    alone: ClassVar[bool] = False  # has all data itself: another method beside it would have nothing to do
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
         """Raise UsageError for a model or a stream that the method cannot work with; called before any training."""

@@ -94,6 +94,12 @@ class Chain(Strategy):
                 raise UsageError(
                     f"A chain has one owner of `{hook}`, but {names} both decide {what}: keep one of them."
                 )
+        alone = next((m for m in members if m.alone), None)
+        if alone is not None and len(members) > 1:
+            other = next(m for m in members if m is not alone)
+            raise UsageError(
+                f"{type(alone).__name__} learns from all data itself: {type(other).__name__} beside it does nothing. Keep one."
+            )
 
     def using(self, hook: str) -> list[Strategy]:
         """Return the members that do something of their own at `hook`."""

@@ -12,6 +12,7 @@ class _Union(Strategy):
     """Learn from the data of several tasks as one."""
 
     keeps = ("bytes",)
+    alone = True
 
     bytes: int = field(default=0, init=False)
 
