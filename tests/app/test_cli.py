@@ -208,7 +208,10 @@ REFUSED = [
     (["stream.class_order=3"], "expected natural, random, a list"),
     (["strategy.finetune._target_=frostline.strategies.L2"], "frostline.strategies has no L2"),
     (["strategy.finetune._target_=nowhere.L2"], "nowhere cannot be imported (ModuleNotFoundError"),
-    (["stream=package_docs", "model=linear", "stream.packages=[rich,numpy]", "stream.tasks=2"], "Token ids want a language"),
+    (
+        ["stream=package_docs", "model=linear", "stream.packages=[rich,numpy]", "stream.tasks=2"],
+        "Token ids want a language",
+    ),
     (["strategy=ewcc"], "Did you mean 'ewc'?"),
     (["selector=lastk"], "Did you mean 'last_k'?"),
     (["trainer.epoch=3"], "Did you mean 'epochs'?"),

@@ -1,0 +1,1 @@
+"""What breaks runs, many times over: kills, generated configurations, damaged files, broken machines. `make campaign`."""
