@@ -78,7 +78,7 @@ def make_run(digits: TaskStream) -> Callable[..., Run]:
         model = (model or partial(mlp, hidden=[32, 32]))(stream.shape, stream.classes)
         torch.manual_seed(derive(seed, "training"))
         reference_steps = settings.pop("reference_steps", 0)
-        defaults = {"epochs": 2, "batch_size": 32, "compile": "off", "prefix_cache": "off"}
+        defaults = {"epochs": 2, "batch_size": 32, "compile": "off", "prefix_cache": "off", "checkpoint_every_s": 0.0}
         trainer = TrainerConfig(**{**defaults, **settings})
         return Run(
             model,

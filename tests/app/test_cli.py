@@ -118,7 +118,7 @@ def test_resume_of_another_config_or_a_damaged_checkpoint(cli, tmp_path):
     assert cli(tmp_path, *QUICK, "seed=3", "strategy=replay", "hydra.run.dir=a").returncode == 0
     same_again = cli(tmp_path, "resume=a", "strategy=replay", "tracking=none", "trainer.epochs=1")
     assert "already complete" in same_again.stdout, same_again.stderr
-    before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file() and p.name != ".lock"}
     other = cli(tmp_path, "resume=a", "strategy=ewc")
     assert other.returncode == 1
     assert "was started with strategy" in other.stderr
@@ -131,7 +131,7 @@ def test_resume_of_another_config_or_a_damaged_checkpoint(cli, tmp_path):
     assert damaged.returncode == 1
     assert "damaged or was not written by frostline" in damaged.stderr
     assert (tmp_path / "a" / "checkpoint.pt").read_bytes() == b"PK damaged"
-    after = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
+    after = {p: p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file() and p.name != ".lock"}
     assert {p: c for p, c in before.items() if p.name != "checkpoint.pt"} == {
         p: c for p, c in after.items() if p.name != "checkpoint.pt"
     }
@@ -260,7 +260,7 @@ def test_a_sweep_can_run_several_at_a_time(cli, tmp_path):
     assert "Traceback" not in together.stderr
     threads = max(1, joblib.cpu_count() // 2)
     for number, seed in ((0, 0), (2, 1)):
-        alone = cli(tmp_path, *QUICK, f"seed={seed}", f"trainer.threads={threads}", "hydra.run.dir=a")
+        alone = cli(tmp_path, *QUICK, f"seed={seed}", f"trainer.threads={threads}", "hydra.run.dir=a", "overwrite=true")
         assert alone.returncode == 0, alone.stderr
         one, other = read(tmp_path / "a"), read(tmp_path / "together" / str(number))
         assert other["environment"]["threads"] == threads
@@ -388,7 +388,7 @@ def test_a_new_run_in_an_old_folder_forgets_the_old_checkpoint(cli, tmp_path):
     done = cli(tmp_path, *QUICK, "hydra.run.dir=a")
     assert done.returncode == 0, done.stderr
     for settings in (["trainer.seeds=[0,1]"], []):
-        done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", *settings, "hydra.run.dir=a")
+        done = cli(tmp_path, *QUICK, "optimizer.lr=1e20", *settings, "hydra.run.dir=a", "overwrite=true")
         assert done.returncode == 1
         again = cli(tmp_path, "resume=a")  # from before the first task
         assert again.returncode == 1

@@ -135,6 +135,9 @@ def check(cfg: DictConfig) -> None:
         raise UsageError("strategy=[]: expected at least one strategy, such as strategy=finetune.")
     for name, node in cfg.strategy.items():
         check_target(f"strategy.{name}", node)
+    given = cfg.model.get("weights")
+    if given is not None and not isinstance(given, str):
+        raise UsageError(f"model.weights={given}: expected a run's folder or a .safetensors file.")
     if "partial" in cfg.strategy and cfg.selector._target_.endswith(".Everything"):
         raise UsageError(
             "strategy=partial trains what a selector chooses, and selector=everything chooses all. Expected strategy=finetune, "

@@ -8,7 +8,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class CostMeter:
         one_of("phase", name, PHASES)
         if self._open is not None:
             raise RuntimeError(f"phase {name!r} cannot open inside phase {self._open.phase!r}")
-        row = next((r for r in reversed(self.rows) if (r.task, r.phase) == (task, name)), None)
+        row = self.find(task, name)
         if row is None:
             row = LedgerRow(task, name)
             self.rows.append(row)
@@ -131,6 +131,15 @@ class CostMeter:
         finally:
             self._stop()
             self._open = None
+
+    def find(self, task: int | None, name: str) -> LedgerRow | None:
+        """Return the row of a phase of a task, None where it has none; those of a task stand together, the latest last."""
+        for row in reversed(self.rows):
+            if (row.task, row.phase) == (task, name):
+                return row
+            if task is not None and (row.task is None or row.task < task):
+                return None
+        return None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -176,7 +185,7 @@ class CostMeter:
     def state_dict(self) -> dict[str, Any]:
         """Return the ledger as plain values."""
         return {
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [dict(vars(row)) for row in self.rows],
             "unbilled_seconds": self.unbilled_seconds,
             "uncounted": sorted(self.uncounted),
         }

@@ -1,6 +1,7 @@
 """Run: what a run is made of, how far it has come, and who watches it."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -180,6 +181,8 @@ class Run:
     step_flops: dict[tuple, tuple[int, int]] = field(default_factory=dict)
     evaluation_flops: dict[tuple, int] = field(default_factory=dict)
     draws: list[Tensor] | None = None  # this run's random state, CPU and GPU, where other runs use the generators too
+    saved_at: float = 0.0  # when a checkpoint was taken last, by time.monotonic, and in how many seconds
+    saving_took: float = 0.0
     _drawing: bool = False
 
     def __post_init__(self) -> None:
@@ -226,6 +229,14 @@ class Run:
     def casting(self) -> AbstractContextManager:
         """Return what this run's forward passes run in."""
         return casting(self.settings.precision, self.device)
+
+    def take_checkpoint(self) -> None:
+        """Save the state, where there is somewhere to save it to."""
+        if self.save is not None:
+            begin = time.monotonic()
+            self.save(self.state_dict())
+            self.saved_at = time.monotonic()
+            self.saving_took = self.saved_at - begin
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""

@@ -65,7 +65,7 @@ def learn_task(runs: Sequence[Run], index: int) -> None:
             run.progress.begin_part(index + 1)
             for observer in run.observers:
                 observer.task_done(run, index)
-        _save(run)
+        _save(run, last=index == len(run.stream) - 1)
 
 
 def learn(lessons: Sequence[Lesson]) -> None:
@@ -201,7 +201,13 @@ def _prepare(run: Run, index: int) -> None:
         run.progress.prepared = index + 1
 
 
-def _save(run: Run) -> None:
-    if run.save is not None:
-        with run.drawing():
-            run.save(run.state_dict())
+def _pause(run: Run) -> float:
+    return min(run.settings.checkpoint_every_s, max(1.0, 20 * run.saving_took))
+
+
+def _save(run: Run, last: bool = True) -> None:
+    """Take a checkpoint; between short tasks not each time: what it holds grows with them, and a second is soon done again."""
+    if run.save is None or not (last or time.monotonic() - run.saved_at >= _pause(run)):
+        return
+    with run.drawing():
+        run.take_checkpoint()

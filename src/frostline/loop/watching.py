@@ -20,7 +20,6 @@ class Lookout:
     def __init__(self, lesson: Lesson):
         self.lesson, self.run = lesson, lesson.run
         self.next = time.monotonic() + LOOK_EVERY_S
-        self.saved = time.monotonic()
         self.last = (time.monotonic(), self.run.meter.row.samples)
 
     def __call__(self, gradients: Mapping[str, Tensor]) -> None:
@@ -45,10 +44,9 @@ class Lookout:
             )  # fmt: skip
             for observer in run.observers:
                 observer.progress(run, moment)
-        if run.save is not None and (STOP.asked or now - self.saved >= run.settings.checkpoint_every_s):
+        if run.save is not None and (STOP.asked or now - run.saved_at >= run.settings.checkpoint_every_s):
             with run.meter.paused():
-                run.save(run.state_dict())
-            self.saved = time.monotonic()
+                run.take_checkpoint()
         self.next = time.monotonic() + LOOK_EVERY_S
 
     def _strengths(self) -> str:

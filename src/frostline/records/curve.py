@@ -30,9 +30,9 @@ class Curve(Observer):
         taken = sum(row.steps for row in run.meter.rows if row.phase == "train")
         self.rows = [row for row in read(self.path) if row["steps_taken"] <= taken]
         with self.path.open("w", newline="", encoding="utf-8") as f:
-            table = csv.DictWriter(f, COLUMNS)
-            table.writeheader()
-            table.writerows(self.rows)
+            table = csv.writer(f)
+            table.writerow(COLUMNS)
+            table.writerows([row[key] for key in COLUMNS] for row in self.rows)
 
     def progress(self, run: Run, moment: Moment) -> None:
         """Add a row."""
@@ -40,7 +40,7 @@ class Curve(Observer):
         self.rows.append(row)
         if self.path is not None:
             with self.path.open("a", newline="", encoding="utf-8") as f:
-                csv.DictWriter(f, COLUMNS).writerow(row)
+                csv.writer(f).writerow([row[key] for key in COLUMNS])
 
 
 def read(path: Path) -> list[dict[str, Any]]:

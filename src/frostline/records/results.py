@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,7 +117,7 @@ def result(
         "metrics": metrics.all_metrics(
             metrics.matrix(rows), held_out=[suite["accuracy"] for suite in progress.held_out.values()]
         ),
-        "ledger": [asdict(row) for row in meter.rows],
+        "ledger": [dict(vars(row)) for row in meter.rows],
         "totals": totals(meter.rows),
         "uncounted_operators": sorted(meter.uncounted),
         "full_finetuning": full,

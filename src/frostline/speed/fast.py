@@ -74,9 +74,9 @@ class Fast:
             with run.drawing():
                 own.pay(run, moment)
                 evaluate_alone(run, moment, own.read)
-                next(
-                    row for row in run.meter.rows if (row.task, row.phase) == (moment, "evaluate")
-                ).stored_bytes = own.nbytes
+                row = run.meter.find(moment, "evaluate")
+                assert row is not None
+                row.stored_bytes = own.nbytes
 
     def reuse(self, run: Run, task: Task) -> float:
         settings, remembered = run.settings, run.strategy.remembered()

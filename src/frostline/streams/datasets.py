@@ -1,6 +1,7 @@
 """Image data sets as arrays: two embedded in the package, the others through torchvision."""
 
 import gzip
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -51,8 +52,11 @@ def _embedded(name: str) -> Arrays:
 
 def read_idx(path: Path) -> np.ndarray:
     """Return the array in a gzipped IDX file of bytes (the format of MNIST and its kin)."""
-    with gzip.open(path, "rb") as f:
-        raw = f.read()
+    try:
+        with gzip.open(path, "rb") as f:
+            raw = f.read()
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} is not an IDX file of bytes")
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)

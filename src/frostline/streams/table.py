@@ -84,4 +84,6 @@ def from_table(
 def _frames(path: Any, label: str, task_column: str | None) -> tuple[Any, Any]:
     if isinstance(path, str | Path):
         return read(str(path), ("text", label), (label, None if task_column == ROW else task_column))
+    if not hasattr(path, "columns"):
+        raise UsageError(f"stream.path={path!r}: expected a file, a data set of Hugging Face's, or a data frame.")
     return path, None
