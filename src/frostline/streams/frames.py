@@ -93,7 +93,7 @@ def _records(rows: Any, pair: tuple[str, str]) -> Any:
 
 
 def _npz(file: Path, pair: tuple[str, str]) -> Frames:
-    with np.load(file, allow_pickle=False) as arrays:
+    with file.open("rb") as f, np.load(f, allow_pickle=False) as arrays:  # given a name, it leaves damaged files open
         return _arrays(dict(arrays), pair[1], file)
 
 
