@@ -195,6 +195,9 @@ def test_unreachable_wandb_never_stops_a_run(cli, tmp_path):
 
 
 REFUSED = [
+    (["stream.tasks=two"], "stream.tasks='two': expected a whole number"),
+    (["model=mlp", "model.hidden=400"], "expected a list, such as model.hidden=[400]"),
+    (["strategy.ewc.strength=5"], "this run's strategy is finetune, which has no ewc. Expected strategy=ewc"),
     (["strategy=ewc", "strategy.ewc.lambda=3"], "Did you mean 'strength'?"),
     (["strategy=replay", "strategy.replay.mem_size=3"], "Did you mean 'capacity'?"),
     (["optimizer.learning_rate=3"], "Did you mean 'lr'?"),

@@ -180,3 +180,48 @@ def test_a_flag_that_is_none_of_hydras(cli, tmp_path):
     assert done.returncode == 1
     assert "--epochs: settings are written key=value" in done.stderr
     assert "trainer.epochs=3" in done.stderr
+
+
+def test_a_terminal_without_umlauts_ends_nothing(cli, tmp_path):
+    done = cli(tmp_path, *QUICK, "hydra.run.dir='L\u00e4ufe'", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "L\u00e4ufe")["status"] == "complete"
+    compared = cli(tmp_path, "compare", "L\u00e4ufe", program="module", PYTHONIOENCODING="ascii")
+    assert compared.returncode == 0, compared.stderr
+    assert "linear" in compared.stdout or "finetune" in compared.stdout
+
+
+def test_a_sweep_whose_folders_are_named_by_their_settings_goes_on(cli, tmp_path):
+    sweep = ["-m", *QUICK, "seed=0,1", "hydra.sweep.dir=s", "hydra.sweep.subdir=${hydra.job.override_dirname}"]
+    assert cli(tmp_path, *sweep).returncode == 0
+    folders = sorted(path.parent for path in (tmp_path / "s").glob("*/result.json"))
+    assert len(folders) == 2
+    again = cli(tmp_path, "resume=s", "trainer.checkpoint_every_s=5")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is already complete") == 2
+    assert sorted(path.parent for path in (tmp_path / "s").glob("*/result.json")) == folders
+
+
+def test_a_setting_that_only_the_runs_own_stream_has_may_be_given_on_a_resume(cli, tmp_path):
+    images(tmp_path / "photos")
+    given = [
+        "stream=image_folder", "stream.data_root=photos", "stream.tasks=2", "stream.image_size=8",
+        *(a for a in QUICK if not a.startswith("stream")),
+    ]  # fmt: skip
+    assert cli(tmp_path, *given, "hydra.run.dir=a").returncode == 0
+    again = cli(tmp_path, "resume=a", "stream.workers=1")
+    assert again.returncode == 0, again.stderr
+    assert "already complete" in again.stdout
+
+
+def test_a_run_that_was_ended_before_it_began_begins(cli, tmp_path):
+    assert cli(tmp_path, *QUICK, "hydra.run.dir=a", "seed=4").returncode == 0
+    wanted = read(tmp_path / "a")
+    for path in (tmp_path / "a").iterdir():
+        if path.is_file():
+            path.unlink()
+    begun = cli(tmp_path, "resume=a")
+    assert begun.returncode == 0, begun.stderr
+    assert "was ended before it began; it begins now" in begun.stdout
+    assert read(tmp_path / "a")["accuracy"] == wanted["accuracy"]
+    assert read(tmp_path / "a")["seed"] == 4

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from frostline.core.checks import UsageError
+from frostline.report.console import plainly
 
 app = typer.Typer(
     help="Continual learning with the bill attached.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -71,6 +72,7 @@ def doctor(
 
 def main() -> None:
     """Run the command; a bad value is one message, not a traceback."""
+    plainly()
     try:
         app()
     except UsageError as error:

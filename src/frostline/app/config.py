@@ -19,7 +19,7 @@ from frostline.loop.settings import TrainerConfig
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
     "trainer.device", "trainer.threads", "trainer.checkpoint_every_s", "trainer.prefix_cache_gib", "tracking",
-    "checkpoint", "figures", "overwrite", "cost.reference_steps", "stream.data_root", "stream.download",
+    "checkpoint", "figures", "overwrite", "cost.reference_steps", "stream.data_root", "stream.download", "stream.workers",
 )  # fmt: skip
 BUILT = (
     "stream",
@@ -274,8 +274,18 @@ def check_target(path: str, node: Any) -> None:
         try:
             schema[key] = value
         except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
-            raise UsageError(f"{path}.{key}={value!r}: {reason}.") from error
+            wanted = _in_words(hints.get(key, Any), f"{path}.{key}", value)
+            raise UsageError(f"{path}.{key}={value!r}: expected {wanted}.") from error
+
+
+def _in_words(hint: Any, key: str, value: Any) -> str:
+    """Return what a value of this type looks like."""
+    inner = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if typing.get_origin(hint) is list or any(typing.get_origin(kind) is list for kind in inner):
+        return f"a list, such as {key}=[{value}]"
+    kind = inner[0] if inner else hint
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+    return words.get(kind, str(kind)) + (" or null" if inner else "")
 
 
 def _object(path: str, target: str) -> Any:

@@ -17,13 +17,14 @@ from frostline.app.explain import explain
 from frostline.app.placing import named, place, refuse_complete, refuse_flags, tidy
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
-from frostline.report.console import program
+from frostline.report.console import plainly, program
 
 ONE_OF_A_KIND = ("stream", "model", "selector", "optimizer", "schedule", "trainer", "cost", "tracking")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
+    plainly()
     given = sys.argv[1:] if argv is None else argv
     arguments = sorted(given, key=lambda a: a not in ("-m", "--multirun"))  # argparse wants no setting before a flag
     wants_traceback, before = "HYDRA_FULL_ERROR" in os.environ, list(sys.argv)
@@ -186,6 +187,8 @@ def _for_resume(arguments: list[str]) -> tuple[list[str], bool]:
         wrong = "that is a file" if folder.is_file() else "there is no such folder"
         raise UsageError(f"resume={name!r}: {wrong}. Expected the folder of an earlier run or sweep.")
     kept = [a for a in arguments if key_of(a) not in ("resume", "hydra.run.dir")]
+    # the run's stream may have settings that the default one has not
+    kept = [f"++{a}" if a.startswith("stream.") and key_of(a) in MAY_CHANGE else a for a in kept]
     where = str(folder.resolve()).replace("'", "\\'")
     record = folder / "multirun.yaml"
     if record.is_file():
@@ -206,6 +209,13 @@ def _recorded(record: Path, given: list[str]) -> list[str]:
                 f"({', '.join(free)}); leave {key_of(argument)} out, or start a new sweep."
             )
     anew = {key_of(argument): argument for argument in given}
+    if (
+        "override_dirname" in OmegaConf.to_yaml(stored["hydra"]["sweep"]) and anew
+    ):  # else all runs would begin in new folders
+        if changed := next((key for key in anew if any(key_of(a) == key for a in before)), None):
+            raise UsageError(f"{anew[changed]}: the runs' folders are named by it. Leave it out, or start a new sweep.")
+        left_out = [*stored["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"], *anew]
+        before.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(left_out)}]")
     return [*(anew.pop(key_of(argument), argument) for argument in before), *anew.values()]
 
 

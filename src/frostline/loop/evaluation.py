@@ -48,7 +48,10 @@ def evaluation_data(task: Task, which: str) -> Source:
     if which == "test":
         return task.test
     if task.validation is None:
-        raise UsageError("trainer.evaluate_on=validation: the stream holds out nothing. Set stream.validation=0.1.")
+        raise UsageError(
+            f"trainer.evaluate_on=validation: nothing is held out of the {len(task.train)} samples of task {task.name}. "
+            "Expected stream.validation=0.1, say, or more samples of each class."
+        )
     return task.validation
 
 

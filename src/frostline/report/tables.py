@@ -10,17 +10,23 @@ from rich.table import Table
 LONG_BILL = 24  # rows; a longer bill is summed over tasks, the ledger file has every row
 
 
+MOST_TASKS = 12  # columns that a terminal has room for
+
+
 def accuracy_table(content: dict[str, Any]) -> Table:
     """Return the accuracy matrix as a table."""
     tasks = content["stream"]["tasks"]
     table = Table(title="Test accuracy after each task", box=SIMPLE_HEAD)
     table.add_column("after \\ on")
-    for name in tasks:
-        table.add_column(escape(name), justify="right")
+    shown = [i for i in range(len(tasks)) if i % -(-len(tasks) // MOST_TASKS) == 0 or i == len(tasks) - 1]
+    if len(shown) < len(tasks):
+        table.caption = f"every {-(-len(tasks) // MOST_TASKS)}th task and the last; all are in accuracy.csv"
+    for j in shown:
+        table.add_column(escape(tasks[j]), justify="right")
     for i, row in enumerate(content["accuracy"]):
-        cells = ["" if v is None else f"{v:.3f}" for v in row]
-        if i:
-            cells[i - 1] = f"[bold]{cells[i - 1]}[/]"
+        if i and i - 1 not in shown:
+            continue
+        cells = ["" if row[j] is None else f"[bold]{row[j]:.3f}[/]" if j == i - 1 else f"{row[j]:.3f}" for j in shown]
         table.add_row("untrained" if i == 0 else escape(tasks[i - 1]), *cells)
     return table
 
