@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?= -m strategy=finetune,partial tracking=none
 
-.PHONY: run test test-slow lint check bench clean
+.PHONY: run test test-slow campaign lint check bench clean
 
 run: $(VENV)/.ready
 	$(BIN)/python run.py $(ARGS)
@@ -15,6 +15,9 @@ test: lint
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow
+
+campaign: $(VENV)/.ready
+	FROSTLINE_CAMPAIGN=1 $(BIN)/python -m pytest tests/campaign -m "slow or not slow" --timeout 7200
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -28,6 +31,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/speed/partial.py
 	$(BIN)/python benchmarks/speed/sweep.py
 	$(BIN)/python benchmarks/speed/start.py
+	$(BIN)/python benchmarks/growth/growth.py
 
 clean:
 	rm -rf $(VENV)
