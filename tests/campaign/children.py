@@ -29,6 +29,7 @@ def start(folder: Path, *arguments: str, log: str = "log.txt") -> int:
         handle = os.open(folder / log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        sys.stdout = sys.stderr = open(handle, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - to the end; pytest has others
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
         from frostline.app import launch

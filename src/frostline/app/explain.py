@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.app.config import RunConfig, conf_dir
 from frostline.core.checks import UsageError, nearest
 
+NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory")  # as torch says it, of a CPU or a GPU
 TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
@@ -34,6 +35,9 @@ def explain(error: BaseException) -> str | None:
         return _syntax(str(error.override))
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         return f"{error}. Expected group=option, such as strategy=finetune."
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        reason = (str(error).splitlines() or ["out of memory"])[0]
+        return f"There is not enough memory: {reason} Expected a smaller model, trainer.batch_size or trainer.prefix_cache_gib."
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     cause: Any = error if isinstance(error, OmegaConfBaseException) else error.__cause__

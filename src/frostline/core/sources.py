@@ -219,6 +219,11 @@ def _in_short(read: Iterable[Any]) -> Iterator[Any]:
         yield from read
     except UsageError as error:
         raise UsageError(str(error).rpartition("UsageError: ")[2].strip()) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"{reason} Perhaps it wanted more memory than there is: stream.workers=0 has none.") from error
 
 
 def _stack(samples: Sequence[tuple[Tensor, Any]]) -> Tensor:
