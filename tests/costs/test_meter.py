@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 
 import pytest
@@ -90,3 +92,30 @@ def test_energy_through_codecarbon():
 def test_energy_of_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"country_iso_code='DEUX'.*Did you mean 'DEU'"):
         EnergyMeter("DEUX")
+
+
+MEASURE = """
+import sys, torch
+from torch import nn
+import frostline
+torch.manual_seed(0)
+net = nn.Sequential(nn.Flatten(), nn.Linear(64, 3000), nn.ReLU(), nn.Linear(3000, 3000), nn.ReLU(), nn.Linear(3000, 10))
+result = frostline.run(net, "split_digits", {strategy}, "head", epochs=1, max_steps=3, reference_steps={steps},
+                       optimizer="adam", lr=1e-3, progress=False)
+train = result.ledger[result.ledger.phase == "train"]
+print(int(train[train.task == 4].peak_memory_bytes.iloc[0]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the mark is that of the whole process so far")
+@pytest.mark.parametrize("strategy", ["'finetune'", "'replay'"])
+def test_the_bills_memory_is_not_that_of_the_reference(strategy):
+    """A twin with full gradients and Adam's state is 144 MB here, which partial retraining never needs."""
+    found = [
+        int(subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", MEASURE.format(strategy=strategy, steps=steps)],
+            capture_output=True, text=True, check=True,
+        ).stdout)
+        for steps in (0, 3)
+    ]  # fmt: skip
+    assert found[1] == pytest.approx(found[0], rel=0.03)
