@@ -112,7 +112,8 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             timeout=900,
-            env={**os.environ, "WANDB_MODE": "offline", **environment},
+            # one thread: two that wait for each other take ten times as long where something else is busy too
+            env={**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **environment},
         )
 
     return start

@@ -1,6 +1,7 @@
 """The programs as processes, as a user starts them."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import joblib
 import pytest
 import torch
 
+from frostline.costs.meter import LEARNING
 from frostline.records import checkpoints
 from frostline.streams.datasets import DEBIAN_FASHION_MNIST
 from tests.conftest import ROOT, wandb_records
@@ -88,7 +90,7 @@ def test_kill_and_resume_equal_uninterrupted(cli, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *arguments, "trainer.checkpoint_every_s=0.1",
          "checkpoint.delta=true", "hydra.run.dir=killed"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     path, position, deadline = tmp_path / "killed" / "checkpoint.pt", [0, 0], time.time() + 120
     while not (position[0] >= 1 and position[1] > 0):
@@ -173,7 +175,11 @@ def test_wandb_offline_file_holds_the_run(cli, tmp_path):
         if r.HasField("history")
     ]
     content = read(only_run(tmp_path))
-    assert history[4]["average_accuracy"] == pytest.approx(content["metrics"]["average_accuracy"])
+    tasks = [entry for entry in history if "task" in entry]
+    assert [entry["task"] for entry in tasks] == [0, 1, 2, 3, 4]
+    assert {"train/loss", "train/rate", "train/gradient_norm", "train/step"} <= set(history[0])
+    assert tasks[4]["cost/flops_so_far"] == sum(r["flops"] for r in content["ledger"] if r["phase"] in LEARNING)
+    assert tasks[4]["average_accuracy"] == pytest.approx(content["metrics"]["average_accuracy"])
     assert any("accuracy_matrix" in str(list(h)) and "ledger" in str(list(h)) for h in history)
     summary = {}
     for r in records:
@@ -480,7 +486,8 @@ def test_several_seeds_at_once(cli, tmp_path):
         assert result["config"]["strategy"]["replay"]["seed"] == seed  # what is interpolated from the seed follows it
         assert result["config"]["trainer"]["seeds"] is None
         names = {path.name for path in (tmp_path / "both" / f"seed_{seed}" / "figures").iterdir()}
-        assert names == {f"accuracy_{what}.{kind}" for what in ("matrix", "against_cost") for kind in ("svg", "pdf")}
+        drawn = ("accuracy_matrix", "accuracy_against_cost", "learning_curve")
+        assert names == {f"{what}.{kind}" for what in drawn for kind in ("svg", "pdf")}
         alone = cli(tmp_path, *quick, "strategy=replay", f"seed={seed}", f"hydra.run.dir=alone{seed}")
         assert alone.returncode == 0, alone.stderr
         single = json.loads((tmp_path / f"alone{seed}" / "result.json").read_text())

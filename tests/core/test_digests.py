@@ -1,5 +1,8 @@
 """Digests of data: unequal for unequal data, the same for the same, whatever the seed picks of them."""
 
+import subprocess
+import sys
+
 import hypothesis
 import pytest
 import torch
@@ -70,5 +73,29 @@ def test_every_part_counts(part):
 
 
 def test_a_transform_is_part_of_the_data():
-    digests = [data_digests(from_arrays("digits", "permuted", seed=seed)) for seed in (0, 1)]
+    digests = [data_digests(from_arrays("digits", "permuted", seed=seed)) for seed in (0, 1, 0)]
     assert digests[0]["train"] != digests[1]["train"]
+    assert digests[0] == digests[2]
+    angles = [data_digests(from_arrays("digits", "rotated", max_angle=angle)) for angle in (90, 180)]
+    assert angles[0]["train"] != angles[1]["train"]
+
+
+SAY = """
+import json, torch
+torch.set_num_threads({threads})
+from frostline.core.digests import data_digests
+from frostline.streams import from_arrays
+streams = [from_arrays("fashion_mnist_mini"), from_arrays("digits", "permuted"), from_arrays("digits", "rotated")]
+print(json.dumps([data_digests(stream) for stream in streams]))
+"""
+
+
+def test_digests_are_the_same_in_another_process_on_other_threads():
+    """Means of pixels round differently there; the digest is of what was read."""
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", SAY.format(threads=threads)], capture_output=True, text=True, check=True
+        ).stdout
+        for threads in (1, 2)
+    }
+    assert len(found) == 1

@@ -1,7 +1,11 @@
 """Metrics against hand calculations, Avalanche's where the two agree, and the faults that others have."""
 
+import math
+
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from frostline.core import metrics
 
@@ -121,3 +125,38 @@ def avalanche():
         import avalanche
         import avalanche.evaluation.metrics
     return avalanche
+
+
+def slow_metrics(R):
+    """Every metric once more, cell by cell as the papers write it, tasks counted from 1."""
+    T = len(R) - 1
+
+    def r(i, j):
+        return R[i][j - 1]
+
+    def mean(values):
+        values = list(values)
+        return math.fsum(values) / len(values) if values else math.nan
+
+    return {
+        "average_accuracy": mean(r(T, j) for j in range(1, T + 1)),
+        "average_incremental_accuracy": mean(mean(r(i, j) for j in range(1, i + 1)) for i in range(1, T + 1)),
+        "learning_accuracy": mean(r(j, j) for j in range(1, T + 1)),
+        "backward_transfer": mean(r(T, j) - r(j, j) for j in range(1, T)),
+        "forward_transfer": mean(r(i - 1, i) - r(0, i) for i in range(2, T + 1)),
+        "forgetting": mean(max(r(i, j) for i in range(j, T)) - r(T, j) for j in range(1, T)),
+        "worst_case_accuracy": r(T, T) / T
+        + (1 - 1 / T) * (mean(min(r(i, j) for i in range(j + 1, T + 1)) for j in range(1, T)) if T > 1 else 0),
+    }
+
+
+@hypothesis.given(
+    st.integers(1, 7).flatmap(
+        lambda T: st.lists(st.lists(st.floats(0, 1, width=32), min_size=T, max_size=T), min_size=T + 1, max_size=T + 1)
+    )
+)
+@hypothesis.settings(deadline=None, max_examples=300)
+def test_any_matrix_equals_a_slow_independent_implementation(rows):
+    found = metrics.all_metrics(metrics.matrix(rows))
+    for name, value in slow_metrics(rows).items():
+        assert found[name] == (None if math.isnan(value) else pytest.approx(value, abs=1e-12)), name

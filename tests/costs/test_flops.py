@@ -1,7 +1,9 @@
 """The counter against closed forms, on layers where other counters are known to be wrong."""
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -204,3 +206,49 @@ def test_products_without_a_formula_are_named_in_the_result():
     from frostline.report.tables import saving_lines
 
     assert any("aten._fft_r2c" in line for line in saving_lines(result.content))
+
+
+LAYERS = (
+    "linear", "bilinear", "conv1d", "conv2d", "conv3d", "transposed", "lstm", "gru", "rnn", "attention", "einsum",
+)  # fmt: skip
+
+
+def layer_of(kind, draw):
+    """Return a layer with an input, and its forward operations in closed form."""
+    least = 2 if kind == "einsum" else 1  # torch takes a product with one term for none
+    b, i, o, k, length = (draw(st.integers(least, 4)) for _ in range(5))
+    size = k + length
+    if kind == "linear":
+        return nn.Linear(i, o), (torch.randn(b, length, i),), 2 * b * length * i * o
+    if kind == "bilinear":
+        return nn.Bilinear(i, k, o), (torch.randn(b, i), torch.randn(b, k)), 2 * b * i * k * o
+    if kind.startswith("conv"):
+        d = int(kind[4])
+        layer = getattr(nn, f"Conv{d}d")(2 * i, 2 * o, k, groups=2)
+        return layer, (torch.randn(b, 2 * i, *[size] * d),), 2 * b * (length + 1) ** d * (2 * i // 2) * 2 * o * k**d
+    if kind == "transposed":
+        return nn.ConvTranspose2d(i, o, k), (torch.randn(b, i, size, size),), 2 * b * size * size * i * o * k * k
+    if kind in ("lstm", "gru", "rnn"):
+        gates = {"lstm": 4, "gru": 3, "rnn": 1}[kind]
+        layer = getattr(nn, kind.upper())(i, 8, batch_first=True)
+        return layer, (torch.randn(b, length, i),), 2 * b * length * gates * 8 * (i + 8)
+    if kind == "attention":
+        layer = nn.MultiheadAttention(4 * k, k, batch_first=True)
+        x = torch.randn(b, length, 4 * k)
+        return layer, (x, x, x), 2 * b * length * (4 * k) ** 2 * 4 + 2 * 2 * b * length * length * 4 * k
+
+    class Einsum(nn.Module):
+        def forward(self, x, w):
+            return torch.einsum("bli,io->blo", x, w)
+
+    return Einsum(), (torch.randn(b, length, i), torch.randn(i, o)), 2 * b * length * i * o
+
+
+@hypothesis.given(kind=st.sampled_from(LAYERS), data=st.data())
+@hypothesis.settings(deadline=None, max_examples=150)
+def test_layers_of_any_size_equal_their_closed_form(kind, data):
+    layer, inputs, forward = layer_of(kind, data.draw)
+    uncounted: set[str] = set()
+    with torch.no_grad():
+        assert count_flops(lambda: layer(*inputs), uncounted) == forward, (kind, [list(x.shape) for x in inputs])
+    assert not uncounted

@@ -66,6 +66,11 @@ def row_digests(x: Tensor) -> Tensor:
     return numbers
 
 
+def remember(x: Tensor, numbers: Tensor) -> None:
+    """Let a tensor's rows have these numbers: those of the data it was made from, if that rounds differently elsewhere."""
+    _KNOWN[x] = (x._version, numbers)
+
+
 def _row_digests(x: Tensor) -> Tensor:
     octets = x.reshape(len(x), -1).contiguous().view(torch.uint8)
     words = F.pad(octets, (0, -octets.shape[1] % 8)).contiguous().view(torch.int64)

@@ -27,7 +27,8 @@ class TensorSource:
     """Samples of one task in a tensor that tasks may share; a batch is an index slice.
 
     x [N, ...] holds the samples, rows [n] are this task's, y [n, ...] their targets within the stream, task its
-    number, or each row's, [n]. `transform` makes a batch what this task sees (a permutation of the pixels, a rotation).
+    number, or each row's, [n]. `transform` makes a batch what this task sees (a permutation of the pixels, a rotation); its
+    attribute `key`, if it has one, tells it from others of its kind.
     """
 
     def __init__(
@@ -70,9 +71,8 @@ class TensorSource:
 
     def digest(self) -> str:
         """Return a digest of the samples, as they are learned from."""
-        changed = (
-            () if self.transform is None else [repr(self.transform), *getattr(self.transform, "__dict__", {}).values()]
-        )
+        kind = self.transform if hasattr(self.transform, "__qualname__") else type(self.transform)
+        changed = [getattr(kind, "__qualname__", ""), getattr(self.transform, "key", None)]
         return combined([row_digests(self.x)[self.rows], self.labels, *changed])
 
     def holds(self) -> dict[int, int]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.digests import remember, row_digests
 from frostline.core.rng import generator
 from frostline.core.sources import TensorSource
 from frostline.core.types import Source, Task, TaskStream
@@ -77,7 +78,7 @@ _shared = functools.lru_cache(maxsize=1)(load)
 
 class _Permute:
     def __init__(self, order: Tensor):
-        self.order = order
+        self.key = self.order = order
 
     def __call__(self, x: Tensor) -> Tensor:
         self.order = self.order.to(x.device)
@@ -88,6 +89,7 @@ class _Rotate:
     """Turn images about their centre, bilinear; what comes in from outside is black."""
 
     def __init__(self, degrees: float, black: Tensor):
+        self.key = degrees
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         self.matrix = torch.tensor([[c, -s, 0.0], [s, c, 0.0]])
         self.black = black
@@ -175,6 +177,8 @@ def _class_groups(
 def _resident(data: DataSet, transforms: Sequence[Any], device: str) -> MakeSource:
     """Return what makes a source of rows: the images move to the device once and all tasks share them."""
     x = {True: data.x_train.to(device), False: data.x_test.to(device)}
+    for train, own in ((True, data.x_train), (False, data.x_test)):
+        remember(x[train], row_digests(own))
     return lambda train, rows, y, task: TensorSource(x[train], y, rows, task, transforms[task])
 
 

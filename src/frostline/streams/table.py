@@ -69,7 +69,7 @@ def from_table(
     parts = parted(place, there, (x, y), held, test_share)
     if standardise:
         whole = torch.cat([train[0] for train, _ in parts])
-        mean, deviation = whole.mean(0), whole.std(0)
+        mean, deviation = (torch.from_numpy(of) for of in (whole.numpy().mean(0), whole.numpy().std(0, ddof=1)))
         deviation = torch.where(deviation > 1e-8, deviation, 1.0)  # a constant column stays one
         parts = [
             (((x_train - mean) / deviation, y_train), ((x_held - mean) / deviation, y_held))
