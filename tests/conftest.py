@@ -1,9 +1,11 @@
 """Shared pieces: a small real stream, small models, and runs as a user starts them."""
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,6 +119,22 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return start
+
+
+def in_process(*arguments: str) -> tuple[int, str]:
+    """Do what `python run.py ...` would, here; return the exit code and what it wrote to stderr."""
+    from frostline.app import launch
+
+    errors, threads = io.StringIO(), torch.get_num_threads()
+    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        try:
+            launch.main(arguments)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        finally:
+            torch.set_num_threads(threads)
+    return code, errors.getvalue()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Configurations drawn at random: valid ones run two steps, invalid ones get one message and exit code 1, none a traceback."""
 
-import io
 import shutil
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +10,7 @@ from hypothesis import strategies as st
 
 from frostline.app.config import options_of
 from tests.campaign.conftest import FULL, SEED
+from tests.conftest import in_process
 
 STREAMS = (
     "split_digits",
@@ -81,17 +80,8 @@ BASE = (
 
 def launch(arguments: list[str], folder: Path) -> tuple[int, str]:
     """Do what `python run.py` would; return the exit code and what it wrote to stderr."""
-    from frostline.app import launch as program
-
     given = {a.partition("=")[0].lstrip("+"): a for a in (*BASE, *arguments)}  # the last of a key counts
-    errors = io.StringIO()
-    with redirect_stdout(io.StringIO()), redirect_stderr(errors):
-        try:
-            program.main([*given.values(), f"hydra.run.dir={folder}"])
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-    return code, errors.getvalue()
+    return in_process(*given.values(), f"hydra.run.dir={folder}")
 
 
 def test_any_configuration_runs_or_is_refused_in_one_message(tmp_path, monkeypatch, times, said):
