@@ -95,7 +95,7 @@ def _unknown_key(cause: Any, text: str) -> str:
     name = unknown[1] if unknown else whole.split(".")[-1]
     parent = getattr(cause, "parent_node", None)
     known = [str(k) for k in parent] if parent is not None and hasattr(parent, "keys") else []
-    if whole.startswith(f"strategy.{name}") and known:
+    if whole.startswith(f"strategy.{name}.") and (conf_dir() / "strategy" / f"{name}.yaml").is_file():
         has = f"{whole}: this run's strategy is {', '.join(known)}, which has no {name}."
         return f"{has} Expected strategy={name}, or a sweep of its own for it."
     hint = nearest(name, known) or _elsewhere(name, whole.split(".")[0] if "." in whole else "")
