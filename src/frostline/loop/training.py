@@ -150,9 +150,11 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
             run.progress.step += 1
         if progress.step == lessons[0].change.until and not lessons[0].done and _ask_again(lessons, scopes, engine):
             break
-        if STOP.asked or time.monotonic() >= looks[0].next or lessons[0].done:
+        if STOP.asked or time.monotonic() >= looks[0].next:
             _look(runs, looks, engine)
     engine.close()
+    if lessons[0].done:  # so that a short task is in the learning curve too
+        _look(runs, looks, engine)
     for lesson, scope, look in zip(lessons, scopes, looks, strict=True):
         look.check()
         close_optimizer(lesson, scope)

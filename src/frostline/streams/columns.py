@@ -204,7 +204,9 @@ def rows_of_tasks(
             f"Column {column!r} has {len(place)} values, each a task. Expected stream.tasks=10, say, to cut it into ten."
         )
     whole = values.to_numpy()
-    if not all(isinstance(value, int | float) for value in place):
+    if not (
+        column.startswith("_") or all(isinstance(value, int | float) for value in place)
+    ):  # a file of groups has its own order
         shown = [str(value) for value in sorted(place, key=place.__getitem__)]
         more = f", ... ({len(shown)} in all)" if len(shown) > 12 else ""
         print(f"frostline: the tasks, by {column} in this order: {', '.join(shown[:12])}{more}.")
