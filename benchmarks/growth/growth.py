@@ -34,8 +34,9 @@ from frostline.records import checkpoints, results
 from frostline.records.curve import Curve
 from frostline.records.results import environment
 from frostline.records.writer import ResultWriter
-from frostline.report.compare import accuracy_against_cost, group_runs
+from frostline.report.compare import accuracy_against_cost
 from frostline.report.figures import run_figures
+from frostline.report.groups import group_runs
 from frostline.selectors import Everything
 from frostline.speed.fast import Fast
 from frostline.strategies import Finetune

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from frostline.core.buffers import Buffer
 from frostline.core.importance import probe, squared_gradients
 from frostline.core.rng import generator
-from frostline.core.scope import blocks, head
+from frostline.core.structure import blocks, head
 from frostline.core.types import TaskStream
 from frostline.strategies import EWC, Replay
 

@@ -5,8 +5,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline.app.config import conf_dir, plain, register
+from frostline.app.config import conf_dir, register
 from frostline.app.explain import explain
+from frostline.app.targets import plain
 
 WRONG = {
     "strategy=[replay,ewcc]": "strategy=ewcc: expected one of continual_backprop, cumulative, ",

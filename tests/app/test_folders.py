@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline.records import checkpoints
+from frostline.records import checkpoints, results
 from tests.conftest import ROOT
 
 QUICK = (
     "tracking=none", "stream=split_digits", "stream.tasks=2", "model=linear", "trainer.epochs=1", "trainer.threads=1",
     "figures=[]", "cost.reference_steps=0",
 )  # fmt: skip
-LONG = (*(a for a in QUICK if not a.startswith("trainer.epochs")), "trainer.epochs=1200")
+LONG = (*(a for a in QUICK if not a.startswith("trainer.epochs")), "trainer.epochs=500")
 
 
 def read(folder):
@@ -63,7 +64,7 @@ def test_two_runs_at_once_have_a_folder_each(start, tmp_path):
 
 
 def test_a_folder_belongs_to_one_run(cli, start, tmp_path):
-    first = start(*LONG, "hydra.run.dir=a")
+    first = start(*LONG[:-1], "trainer.epochs=100000", "hydra.run.dir=a")
     wait_for(began(tmp_path / "a"), "the first run's beginning")
     before = (tmp_path / "a" / ".hydra" / "overrides.yaml").read_text()
     for arguments in ([*QUICK, "hydra.run.dir=a", "seed=1"], ["resume=a"], ["-m", *QUICK, "hydra.sweep.dir=a"]):
@@ -127,7 +128,7 @@ def test_a_signal_waits_for_a_checkpoint(cli, start, tmp_path, number, code, wor
     """Without one the run would lose all since the last: a minute by default, here the whole task."""
     run = start(*LONG, "hydra.run.dir=a", "trainer.checkpoint_every_s=9999")
     wait_for(began(tmp_path / "a"), "the beginning")
-    time.sleep(1.0)
+    time.sleep(0.5)
     run.send_signal(number)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == code
@@ -225,3 +226,21 @@ def test_a_run_that_was_ended_before_it_began_begins(cli, tmp_path):
     assert "was ended before it began; it begins now" in begun.stdout
     assert read(tmp_path / "a")["accuracy"] == wanted["accuracy"]
     assert read(tmp_path / "a")["seed"] == 4
+
+
+def test_a_run_that_was_ended_between_its_last_checkpoint_and_its_result_is_completed(cli, tmp_path):
+    """A full disk or a kill there leaves nothing to learn, but everything to write."""
+    for seeds in ([], ["trainer.seeds=[0,1]"]):
+        assert cli(tmp_path, *QUICK, *seeds, "hydra.run.dir=a", "overwrite=true").returncode == 0
+        folders = [path.parent for path in (tmp_path / "a").rglob("checkpoint.pt")]
+        wanted = {folder: read(folder)["accuracy"] for folder in folders}
+        for folder in folders:
+            content = read(folder)
+            results.write(folder, {k: v for k, v in content.items() if k != "checksum"} | {"status": "running"})
+            (folder / "model.safetensors").unlink()
+        again = cli(tmp_path, "resume=a")
+        assert again.returncode == 0, again.stderr
+        for folder, accuracy in wanted.items():
+            assert (read(folder)["status"], read(folder)["accuracy"]) == ("complete", accuracy)
+            assert (folder / "model.safetensors").is_file()
+        shutil.rmtree(tmp_path / "a")

@@ -482,3 +482,13 @@ def test_samples_that_a_net_cannot_take_are_explained():
         frostline.run(nn.Linear(64, 10), tokens, progress=False)
     with pytest.raises(frostline.UsageError, match=r"model\.float\(\)"):
         frostline.run(nn.Linear(64, 10).double(), [((torch.zeros(4, 64), [0, 1, 0, 1]),) * 2], progress=False)
+
+
+def test_what_a_net_grows_later_comes_last():
+    from frostline.core.structure import head, layers
+
+    model = BuiltInAnotherOrder()
+    frostline.select(model, "head", (torch.rand(8, 64), torch.zeros(8, dtype=torch.long)))
+    model.grown = nn.Linear(16, 10)
+    assert list(layers(model))[-1] == "grown"
+    assert head(model) == {"grown.weight", "grown.bias"}

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from frostline.app.config import check, conf_dir, register, without
-from frostline.core.scope import everything
+from frostline.core.structure import everything
 from frostline.costs import totals
 from frostline.loop import watching as lookout
 from frostline.loop.run import Observer

@@ -6,7 +6,7 @@ from torch import nn
 
 from frostline.core.importance import mean_by_layer, squared_gradients
 from frostline.core.rng import generator
-from frostline.core.scope import layers
+from frostline.core.structure import layers
 from frostline.core.types import masked
 from frostline.models import cnn, linear
 from frostline.streams import from_arrays

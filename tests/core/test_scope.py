@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from frostline.core.scope import Scope, blocks, evaluating, everything, head, layers
+from frostline.core.scope import Scope, evaluating
+from frostline.core.structure import blocks, everything, head, layers
 from frostline.models import mlp, resnet18, slim_resnet18
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from frostline.core.joining import Joined, joined
+from frostline.core.loaders import LoaderSource
 from frostline.core.rng import generator
-from frostline.core.sources import Joined, LoaderSource, TensorSource, joined
+from frostline.core.sources import TensorSource
 from frostline.streams import from_arrays
 
 

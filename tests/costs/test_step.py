@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from frostline.core.scope import Scope, everything, head, layers
+from frostline.core.scope import Scope
+from frostline.core.structure import everything, head, layers
 from frostline.core.types import Batch
 from frostline.costs import Reference, StepCosts
 from frostline.costs.flops import count_flops

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import Staged
+from frostline.core.structure import Staged
 from frostline.core.torchvision_schemas import torchvision
 from frostline.models import Classifier, huggingface, minilm, timm_model, vit
 from frostline.models.language import staged

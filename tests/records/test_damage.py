@@ -9,7 +9,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from frostline.app.config import check_stored, compose_config, refuse_foreign
+from frostline.app.config import compose_config
+from frostline.app.targets import check_stored, refuse_foreign
 from frostline.core.checks import UsageError
 from frostline.models import mlp
 from frostline.records import checkpoints, results, weights
@@ -104,10 +105,13 @@ def test_a_checkpoint_without_some_of_its_parts_is_refused(copied):
             checkpoints.load(copied)
 
 
-@pytest.mark.parametrize(
-    "target",
-    ["pathlib.Path.touch", "os.system", "frostline.app.job.os.system", "frostline.core.files.Path", "builtins.exec"],
-)
+FOREIGN = (
+    "pathlib.Path.touch", "os.system", "frostline.app.job.os.system", "frostline.core.files.Path", "builtins.exec",
+    "frostline.app.launch.main",  # a program of ours can be told to call anything
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", FOREIGN)
 def test_what_a_stored_configuration_names_is_not_called(target, folder):
     given = compose_config("stream=split_digits", "model=mlp")
     stored = OmegaConf.create(checkpoints.load(folder)["config"])
@@ -120,6 +124,11 @@ def test_what_a_stored_configuration_names_is_not_called(target, folder):
         check_stored(stored, given, "here")
     with pytest.raises(UsageError, match="say so"):
         refuse_foreign({target}, "here", "say so")
+
+
+def test_what_there_is_not_is_named():
+    with pytest.raises(UsageError, match=r"frostline\.strategies\.base has no nowhere"):
+        refuse_foreign({"frostline.strategies.base.nowhere"}, "here", "say so")
 
 
 def test_a_method_of_ones_own_is_named_on_the_command_line_again(folder):

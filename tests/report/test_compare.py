@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from frostline.report.compare import Group, _remarks, accuracy_against_cost, group_runs
+from frostline.report.compare import _remarks, accuracy_against_cost
+from frostline.report.groups import Group, group_runs
 from frostline.report.tables import si, size
 
 

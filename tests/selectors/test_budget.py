@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from frostline.core.scope import head, layers
+from frostline.core.structure import head, layers
 from frostline.costs import StepCosts, TaskCosts, totals
 from frostline.loop.training import run_stream
 from frostline.models import mlp, slim_resnet18, vit

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from frostline.core.scope import blocks, everything, head
+from frostline.core.structure import blocks, everything, head
 from frostline.loop.run import Observer
 from frostline.loop.training import run_stream
 from frostline.models import mlp, vit

@@ -3,7 +3,8 @@ from functools import partial
 import pytest
 import torch
 
-from frostline.core.scope import Scope, everything, head
+from frostline.core.scope import Scope
+from frostline.core.structure import everything, head
 from frostline.loop.training import run_stream
 from frostline.models import mlp, vit
 from frostline.selectors import LoRA

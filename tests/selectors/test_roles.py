@@ -1,6 +1,6 @@
 import pytest
 
-from frostline.core.scope import everything, head
+from frostline.core.structure import everything, head
 from frostline.models import Classifier, slim_resnet18, timm_model, vit
 from frostline.models.language import staged
 from frostline.selectors import Role

@@ -9,7 +9,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 from frostline.core.rng import generator
-from frostline.core.scope import everything, head, layers
+from frostline.core.structure import everything, head, layers
 from frostline.core.types import masked
 from frostline.costs import TaskCosts
 from frostline.loop.training import run_stream

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from frostline.core.importance import mean_by_layer, squared_gradients
-from frostline.core.scope import blocks, everything, head, layers
+from frostline.core.structure import blocks, everything, head, layers
 from frostline.costs import TaskCosts
 from frostline.models import mlp, slim_resnet18
 from frostline.selectors import FirstK, HeadOnly, LastK, Pattern, TopGradient

@@ -38,6 +38,14 @@ def test_only_what_a_member_overrides_is_used():
     assert not Chain([EWC(), Replay()]).uses("project")
 
 
+def test_beside_joint_only_what_acts_within_a_task_is_allowed():
+    for idle in (Replay(), EWC()):
+        with pytest.raises(ValueError, match=f"{type(idle).__name__} beside it does nothing"):
+            Chain([Joint(), idle])
+    Chain([Joint(), Replay(update="step")])
+    Chain([Cumulative(), EWC()])
+
+
 def test_two_owners_are_refused():
     with pytest.raises(ValueError, match="Joint and Cumulative both decide"):
         Chain([Joint(), Cumulative()])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from frostline.core.importance import squared_gradients
-from frostline.core.scope import Scope, everything
+from frostline.core.scope import Scope
+from frostline.core.structure import everything
 from frostline.loop.training import run_stream
 from frostline.models import mlp
 from frostline.strategies import EWC

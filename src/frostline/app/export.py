@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.app.config import DictConfig, refuse_foreign, targets
-from frostline.app.job import build
+from frostline.app.building import build
+from frostline.app.config import DictConfig
+from frostline.app.targets import refuse_foreign, targets
 from frostline.core.checks import UsageError, one_of
 from frostline.core.files import atomic_write
 from frostline.records import weights

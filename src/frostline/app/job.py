@@ -5,40 +5,26 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
-from frostline.app.config import DictConfig, check, plain, trainer_config, without
-from frostline.app.ready import check_parts
-from frostline.core.checks import UsageError, one_of
-from frostline.core.digests import data_digests
+from frostline.app.building import build_run, choose_device
+from frostline.app.config import DictConfig, check
+from frostline.app.targets import plain
+from frostline.core.checks import UsageError
 from frostline.core.files import owned
-from frostline.core.rng import derive
-from frostline.core.types import TaskStream
-from frostline.costs import CostMeter, EnergyMeter, Prices
 from frostline.loop.interrupts import STOP
 from frostline.loop.precision import set_precision, slow_here
-from frostline.loop.pricing import task_costs
-from frostline.loop.run import Diverged, Observer, Run
+from frostline.loop.run import Diverged, Run
 from frostline.loop.training import run_stream
 from frostline.records import checkpoints, weights
-from frostline.records.curve import Curve
-from frostline.records.tracking import tracker
 from frostline.records.writer import ResultWriter
 from frostline.report.console import program
 from frostline.report.terminal import TerminalReport
-from frostline.speed.fast import Fast
-from frostline.speed.layouts import with_fused, with_kernels, with_layout
-from frostline.strategies.base import Strategy
-from frostline.strategies.chain import Chain
-from frostline.streams.suites import suite_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -139,7 +125,7 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
         )
         built = []
         for number, job in enumerate(jobs):
-            run, writer = _build(job, device, [] if number else [reporter], cleanup, among=len(jobs))
+            run, writer = build_run(job.cfg, job.folder, device, [] if number else [reporter], cleanup, among=len(jobs))
             if job.state is not None:
                 _refuse_other_data(job, run)
                 _load(run, job)
@@ -150,7 +136,8 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
             for stale in (forget / checkpoints.NAME, *forget.glob(f"seed_*/{checkpoints.NAME}")):
                 stale.unlink(missing_ok=True)
         try:
-            run_stream(*(run for run, _ in built))
+            _train([run for run, _ in built])
+            contents = [_finish(run, writer, job) for (run, writer), job in zip(built, jobs, strict=True)]
         except BaseException as error:
             for run, writer in built:
                 with suppress(OSError):  # a full disk is what may have ended it
@@ -161,16 +148,29 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
                     f"on with: {program()} {shlex.quote(f'resume={whole}')}"
                 ) from error
             raise
-        contents = []
-        for (run, writer), job in zip(built, jobs, strict=True):
-            weights.save(run, job.folder, plain(job.cfg))
-            contents.append(writer.write(run, "complete"))
-            _draw(job, contents[-1])
-            for observer in run.observers:
-                observer.finished(contents[-1], job.folder)
         if len(jobs) > 1:
             reporter.summary(contents, jobs[0].folder.parent)
     return contents
+
+
+def _train(runs: Sequence[Run]) -> None:
+    """Learn what is left to learn: nothing, where a run was ended between its last checkpoint and its result."""
+    if not all(run.finished for run in runs):
+        run_stream(*runs)
+        return
+    for run in runs:
+        for observer in run.observers:
+            observer.started(run)
+
+
+def _finish(run: Run, writer: ResultWriter, job: Job) -> dict[str, Any]:
+    """Leave the weights, the result and the figures; return the content of result.json."""
+    weights.save(run, job.folder, plain(job.cfg))
+    content = writer.write(run, "complete")
+    _draw(job, content)
+    for observer in run.observers:
+        observer.finished(content, job.folder)
+    return content
 
 
 def _draw(job: Job, content: dict[str, Any]) -> None:
@@ -229,107 +229,3 @@ def _say_if_busy() -> None:
             f"frostline: other work keeps {busy:.1f} of {os.cpu_count()} cores busy. Threads that wait for each other can then "
             "take ten times as long as one; trainer.threads=1 waits for nobody."
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device asked for, 'auto' being the first GPU if there is one; UsageError where it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    one_of("trainer.device", name.split(":")[0], ("auto", "cpu", "cuda", "mps"))
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"trainer.device={name!r} is not there: {reason}. The nearest valid value is 'cpu'."
-        ) from error
-    return device
-
-
-def build(node: DictConfig, **extra: Any) -> Any:
-    """Build what the section's _target_ names; what it refuses comes out as its own error, not as Hydra's."""
-    try:
-        return instantiate(node, **extra)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UsageError):
-            raise error.__cause__ from None
-        raise
-
-
-def build_strategy(cfg: DictConfig) -> Strategy:
-    """Return the strategy, several as a chain in the order in which they were named."""
-    members = [build(node) for node in cfg.strategy.values()]
-    return members[0] if len(members) == 1 else Chain(members)
-
-
-def build_model(node: DictConfig, stream: TaskStream) -> torch.nn.Module:
-    """Return the model, with the weights of `model.weights` where that names any."""
-    given = node.get("weights")
-    model = build(without(node, "weights"), shape=stream.shape, classes=stream.classes)
-    if given is not None:
-        print(f"frostline: {weights.load_into(model, given)}")
-    return model
-
-
-def build_stream(cfg: DictConfig, device: torch.device) -> TaskStream:
-    """Return the stream with its held-out suites."""
-    stream = build(cfg.stream, seed=cfg.seed, device=str(device))
-    suites = []
-    for node in cfg.held_out:
-        other = build(without(node, "name"), seed=cfg.seed, device=str(device))
-        suites.append(suite_of(node.name, other, stream))
-    return replace(stream, suites=tuple(suites)) if suites else stream
-
-
-def _build(
-    job: Job, device: torch.device, reporters: list[Observer], cleanup: ExitStack, among: int
-) -> tuple[Run, ResultWriter]:
-    """Build every part. The small ones come first: a bad setting is found before data are read."""
-    cfg, folder, config = job.cfg, job.folder, plain(job.cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = trainer_config(cfg)
-    strategy, selector, schedule = build_strategy(cfg), build(cfg.selector), build(cfg.schedule)
-    prices = Prices(cfg.cost.price_per_hour, cfg.cost.electricity_price_per_kwh)
-    energy = EnergyMeter(cfg.cost.country_iso_code) if cfg.cost.energy == "codecarbon" else None
-    if energy is not None:
-        cleanup.callback(energy.close)
-    meter = CostMeter(device, prices, energy)
-    with meter.phase("setup"):
-        stream = build_stream(cfg, device)
-        torch.manual_seed(derive(cfg.seed, "model"))
-        model = build_model(cfg.model, stream).to(device)
-        model = with_kernels(with_layout(model, settings.channels_last), settings.kernels, device)
-        selector.prepare(model)
-        torch.manual_seed(derive(cfg.seed, "training"))
-    optimizer = with_fused(build(cfg.optimizer), settings.fused)
-    stream = check_parts(model, stream, strategy, selector, settings, optimizer)
-    writer = ResultWriter(folder, config)
-    observers: list[Observer] = [
-        *reporters,
-        writer,
-        Curve(folder),
-        *tracker(cfg.tracking, folder, config, among),
-    ]
-    for observer in observers:
-        cleanup.callback(observer.close)
-    data = data_digests(stream)
-    processor = torch.backends.cpu.get_cpu_capability()
-    extra = {
-        "config": config,
-        "tasks": len(stream),
-        "threads": torch.get_num_threads(),
-        "processor": processor,
-        "data": data,
-    }
-    run = Run(
-        model, stream, strategy, selector, optimizer, meter, settings, Fast(settings), cfg.seed, schedule,
-        cfg.cost.reference_steps, _saver(folder, cfg.checkpoint.delta, extra), observers, folder, data,
-    )  # fmt: skip
-    selector.check(model, task_costs(run, stream[0]))
-    return run, writer
-
-
-def _saver(folder: Path, delta: bool, extra: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    save = checkpoints.Saver(folder, delta)
-    return lambda state: save({**state, **extra})

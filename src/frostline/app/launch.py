@@ -209,9 +209,8 @@ def _recorded(record: Path, given: list[str]) -> list[str]:
                 f"({', '.join(free)}); leave {key_of(argument)} out, or start a new sweep."
             )
     anew = {key_of(argument): argument for argument in given}
-    if (
-        "override_dirname" in OmegaConf.to_yaml(stored["hydra"]["sweep"]) and anew
-    ):  # else all runs would begin in new folders
+    if anew and "override_dirname" in OmegaConf.to_yaml(stored["hydra"]["sweep"]):
+        # else all runs would begin in new folders
         if changed := next((key for key in anew if any(key_of(a) == key for a in before)), None):
             raise UsageError(f"{anew[changed]}: the runs' folders are named by it. Leave it out, or start a new sweep.")
         left_out = [*stored["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"], *anew]

@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from frostline.app.building import build
 from frostline.app.config import compose_config, options_of
-from frostline.app.job import build
 from frostline.app.ready import check_model, check_parts, logits_of
 from frostline.core.checks import UsageError, in_range, nearest, one_of
 from frostline.core.digests import data_digests

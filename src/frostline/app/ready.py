@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import evaluating, note_order
+from frostline.core.scope import evaluating
+from frostline.core.structure import note_order
 from frostline.core.types import TaskStream
 from frostline.loop.evaluation import evaluation_data
 from frostline.loop.settings import TrainerConfig

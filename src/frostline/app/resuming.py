@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from frostline.app.config import MAY_CHANGE, DictConfig, check_stored, differences, key_of, plain
+from frostline.app.config import MAY_CHANGE, DictConfig, differences, key_of
 from frostline.app.job import Job, execute, run_jobs, with_seed
+from frostline.app.targets import check_stored, plain
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
 from frostline.records import checkpoints, results

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from frostline.core.rng import generator
+from frostline.core.tensors import digest_of
 from frostline.core.types import Source, TaskStream
 
 _KNOWN = WeakTensorKeyDictionary()  # tasks, seeds and runs of a sweep share tensors: each is read once
@@ -48,8 +49,7 @@ def combined(parts: Iterable[Any]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, Tensor):
-            total.update(f"{part.dtype} {tuple(part.shape)} ".encode())
-            total.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            total.update(f"{part.dtype} {tuple(part.shape)} ".encode() + digest_of(part))
         else:
             total.update(f"{len(repr(part))}:{part!r}".encode())
     return total.hexdigest()

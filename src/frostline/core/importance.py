@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from frostline.core.checks import UsageError, one_of
 from frostline.core.objectives import Classification, Objective
-from frostline.core.scope import evaluating, parameter_of
+from frostline.core.scope import evaluating
+from frostline.core.structure import parameter_of
 from frostline.core.types import Batch, Task, masked
 
 LABELS = ("empirical", "sampled", "exact")

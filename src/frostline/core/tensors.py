@@ -23,13 +23,14 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     many = sum(value.nbytes for value in tensors.values()) > 2**20
     if many:  # hashing lets other threads run: all cores at once
         with ThreadPoolExecutor() as pool:
-            own = list(pool.map(_digest, tensors.values()))
+            own = list(pool.map(digest_of, tensors.values()))
     else:
-        own = [_digest(value) for value in tensors.values()]
+        own = [digest_of(value) for value in tensors.values()]
     return hashlib.blake2b(repr(list(zip(tensors, own, strict=True))).encode(), digest_size=16).hexdigest()
 
 
-def _digest(value: Tensor) -> bytes:
+def digest_of(value: Tensor) -> bytes:
+    """Return a digest of a tensor's values."""
     octets = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.blake2b(octets.data, digest_size=16).digest()
 

@@ -4,13 +4,10 @@ Time is taken between device synchronisations where a phase begins and ends, and
 work per step is adding integers.
 """
 
-import ctypes
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +15,7 @@ import torch
 from frostline.core.checks import in_range, one_of
 from frostline.costs.energy import EnergyMeter
 from frostline.costs.flops import FlopCounter
+from frostline.costs.memory import peak_memory, reset_peak_memory
 
 PHASES = ("setup", "compile", "select", "train", "consolidate", "cache", "evaluate")
 LEARNING = ("compile", "select", "train", "consolidate", "cache")  # what learning costs; evaluation is measuring
@@ -118,7 +116,7 @@ class CostMeter:
             row = LedgerRow(task, name)
             self.rows.append(row)
         self._open, self._among = row, among
-        _reset_peak_memory(self.device)
+        reset_peak_memory(self.device)
         self._start()
         try:
             if count:
@@ -156,7 +154,7 @@ class CostMeter:
             self._synchronise()
             self.unbilled_seconds += (time.perf_counter() - begin) / self._among
             self._paused = False
-            _reset_peak_memory(self.device)  # what the pause took is not the method's
+            reset_peak_memory(self.device)  # what the pause took is not the method's
             self._start()
 
     def _synchronise(self) -> None:
@@ -174,7 +172,7 @@ class CostMeter:
         seconds = (time.perf_counter() - self._clock) / self._among
         row = self.row
         row.seconds += seconds
-        row.peak_memory_bytes = max(row.peak_memory_bytes, _peak_memory(self.device))
+        row.peak_memory_bytes = max(row.peak_memory_bytes, peak_memory(self.device))
         if self.energy is not None:
             joules, carbon = self.energy.stop()
             row.energy_joules = (row.energy_joules or 0.0) + joules / self._among
@@ -215,45 +213,3 @@ def totals(rows: list[LedgerRow]) -> dict[str, float | None]:
     for name in LARGEST:
         result[name] = max((getattr(row, name) for row in rows), default=0)
     return result
-
-
-def _reset_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    _trim()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts again at the present size
-    except OSError:
-        return  # elsewhere the mark is the whole process's so far: an upper bound
-
-
-@lru_cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        return ctypes.CDLL("libc.so.6").malloc_trim  # glibc
-    except (OSError, AttributeError):
-        return None
-
-
-def _trim() -> None:
-    """Give back what the allocator keeps of memory that is free, which would count as the next phase's."""
-    if trim := _malloc_trim():
-        trim(0)
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Return peak bytes: allocated on a GPU, resident (the whole process) on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

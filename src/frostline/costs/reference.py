@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from frostline.core.scope import Scope, everything
+from frostline.core.scope import Scope
+from frostline.core.structure import everything
 from frostline.core.types import Batch, Task, masked
 from frostline.costs.step import StepCosts
 

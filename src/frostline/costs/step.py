@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frostline.core.scope import Scope, everything, is_staged
+from frostline.core.scope import Scope
+from frostline.core.structure import everything, is_staged
 from frostline.costs.flops import FlopCounter
 
 # Inputs of an autograd node whose gradients are one product each, as large as the forward's. A node that is not here

@@ -14,7 +14,8 @@ from frostline.core.scope import evaluating
 from frostline.core.types import Batch, Source, Task, TaskStream, masked
 from frostline.costs import all_paused
 from frostline.costs.flops import count_flops
-from frostline.loop.run import Row, Run
+from frostline.loop.progress import Row
+from frostline.loop.run import Run
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from frostline.core.scope import Scope, everything
+from frostline.core.scope import Scope
+from frostline.core.structure import everything
 from frostline.core.types import Batch, Task
 from frostline.costs import Reference, StepCosts, TaskCosts
 from frostline.costs.flops import count_flops

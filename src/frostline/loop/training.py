@@ -25,7 +25,7 @@ from frostline.loop.watching import Lookout
 
 def run_stream(*runs: Run) -> None:
     """Learn every task from where the runs stand to the end of their streams."""
-    if runs and all(run.progress.task == len(run.stream) for run in runs):
+    if runs and all(run.finished for run in runs):
         raise UsageError("This run is complete: every task of its stream is learned. Expected a new run.")
     for run in runs:
         for observer in run.observers:
@@ -37,7 +37,7 @@ def run_stream(*runs: Run) -> None:
         fresh[0].backend.evaluate(fresh, None)
     for run in fresh:
         _save(run)  # from here on a kill leaves something to go on with
-    while behind := [run for run in runs if run.progress.task < len(run.stream)]:
+    while behind := [run for run in runs if not run.finished]:
         first = min(run.progress.task for run in behind)
         learn_task([run for run in behind if run.progress.task == first], first)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
+from frostline.core.rng import generator
 from frostline.core.torchvision_schemas import torchvision
 from frostline.models.classifier import Classifier, original_names
 
@@ -121,8 +122,6 @@ def _cut(net: Any, length: int) -> nn.Sequential:
 
 def _difference(net: Any, stages: nn.Sequential, length: int) -> float:
     """Return how far what the stages make of some tokens is from what the whole model makes of them, relative to that."""
-    from frostline.core.rng import generator
-
     padding = net.config.pad_token_id
     x = torch.randint(5, net.config.vocab_size, (3, length), generator=generator("cut", length))
     real = torch.ones_like(x, dtype=torch.bool)

@@ -19,7 +19,7 @@ from frostline.core.files import atomic_write
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter, totals
 from frostline.costs.meter import COLUMNS, LEARNING
-from frostline.loop.run import Progress, Row
+from frostline.loop.progress import Progress, Row
 
 SCHEMA = "frostline.result/2"
 READABLE = ("frostline.result/1", SCHEMA)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, nearest
-from frostline.core.digests import combined
 from frostline.core.files import atomic_write
-from frostline.core.scope import evaluating, head
+from frostline.core.scope import evaluating
+from frostline.core.structure import head
+from frostline.core.tensors import digest
 from frostline.loop.run import Run
 
 NAME, DESCRIPTION, SERVED = "model.safetensors", "model.json", "served.safetensors"
@@ -34,7 +35,7 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
         "classes": run.stream.classes,
         "stream": run.stream.name,
         "original_names": getattr(run.model, "original", {}),
-        "digest": combined([*sorted(tensors), *(tensors[name] for name in sorted(tensors))]),
+        "digest": digest(dict(sorted(tensors.items()))),
         "per_task": run.strategy.uses("serving") and run.stream.scenario == "task",
     }
     with atomic_write(folder / DESCRIPTION) as f:
@@ -87,7 +88,7 @@ def _check_digest(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if path.name != NAME or not description.is_file():
         return
     before = json.loads(description.read_text(encoding="utf-8")).get("digest")
-    if before is not None and before != combined([*sorted(tensors), *(tensors[name] for name in sorted(tensors))]):
+    if before is not None and before != digest(dict(sorted(tensors.items()))):
         raise UsageError(f"{path} is damaged or was changed: it is not what {DESCRIPTION} beside it was written for.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import everything
+from frostline.core.structure import everything
 from frostline.loop.run import Observer, Run
 from frostline.records import results
 

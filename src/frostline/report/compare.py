@@ -1,11 +1,9 @@
 """Runs side by side: one row a configuration, with the mean and its 95 % confidence interval over seeds."""
 
 import csv
-import json
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +13,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from scipy.special import stdtrit
 
-from frostline.core import metrics
 from frostline.core.checks import UsageError
 from frostline.core.files import atomic_write
 from frostline.records import results
 from frostline.report.console import wide_console
-from frostline.report.outcome import outcome, sentence
+from frostline.report.groups import Group, group_runs
+from frostline.report.outcome import sentence
 from frostline.report.tables import si
 
-IGNORED = (
-    "seed", "resume", "figures", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
-    "trainer.checkpoint_every_s",
-)  # fmt: skip
 COLUMNS = ("accuracy", "learned", "forgetting", "intransigence", "flops", "of_full", "seconds", "usd")
 HEADS = {"flops": "FLOPs", "of_full": "of full", "usd": "USD"}
-
-
-@dataclass
-class Group:
-    """The runs of one configuration."""
-
-    label: str
-    runs: list[dict[str, Any]]
-    repeated: int = 0  # runs left out, since another has the same seed
-    data: int = 1  # different data that its runs learned from
-
-    def values(self, column: str) -> list[float]:
-        """Return the column's value of each run that has one. Costs are those of learning, without evaluation."""
-        found = [_value(run, column) for run in self.runs]
-        return [v for v in found if v is not None]
-
-    def interval(self, column: str) -> tuple[float, float] | None:
-        """Return the mean and the half-width of its 95 % confidence interval (Student's t; NaN for a single run)."""
-        values = self.values(column)
-        if not values:
-            return None
-        half = np.nan
-        if len(values) > 1:
-            half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values)))
-        return float(np.mean(values)), half
 
 
 def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
@@ -122,25 +90,6 @@ def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]
     return list(found.values())
 
 
-def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
-    """Put runs that differ only in their seed together; a label names what differs between the groups."""
-    keys = [json.dumps(_identity(run["config"]), sort_keys=True) for run in runs]
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    for run, key in zip(runs, keys, strict=True):
-        grouped.setdefault(key, []).append(run)
-    flats = [_settings(members[0]["config"]) for members in grouped.values()]
-    varying = _varying(flats)
-    groups = []
-    for flat, members in zip(flats, grouped.values(), strict=True):
-        single = {run["seed"]: run for run in members}  # a run done again is not another sample
-        known = {run["data"]["set"] for run in single.values() if run.get("data")}
-        groups.append(
-            Group(_label(flat, varying), list(single.values()), len(members) - len(single), max(1, len(known)))
-        )
-    _fill_intransigence(groups)
-    return groups
-
-
 def _remarks(groups: list[Group]) -> Iterator[str]:
     """Yield what a reader of the table must know: repeated runs, and groups whose runs learned from different data."""
     for group in groups:
@@ -148,76 +97,6 @@ def _remarks(groups: list[Group]) -> Iterator[str]:
             yield f"left out: {group.repeated} of {group.label} whose seed another run has too (the last of a seed counts)"
         if group.data > 1:
             yield f"the runs of {group.label} learned from {group.data} different data sets, though their settings are the same"
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration without what makes no other experiment: seeds, devices, trackers."""
-    flat = {k: v for k, v in _flatten(config).items() if not k.endswith("seed")}
-    return {k: v for k, v in flat.items() if k.startswith("strategy") or not k.startswith(IGNORED)}
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix[:-1]: value}
-    return {k: v for key, inner in value.items() for k, v in _flatten(inner, f"{prefix}{key}.").items()}
-
-
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings under names that only the same kind of thing shares: `selector.LastK.k`, not `selector.k`."""
-    flat = _identity(config)
-    named = {"strategy": "+".join(config["strategy"])}
-    for section in ("selector", "model", "optimizer", "stream"):
-        kind = config[section]["_target_"].rpartition(".")[2]
-        named[section] = config[section].get("dataset", kind)
-        for key in [k for k in flat if k.startswith(f"{section}.")]:
-            flat[f"{section}.{kind}.{key.removeprefix(f'{section}.')}"] = flat.pop(key)
-    return named | {k: v for k, v in flat.items() if not k.endswith("_target_")}
-
-
-def _varying(flats: list[dict[str, Any]]) -> list[str]:
-    """Return the settings in which two groups that both have them differ."""
-    keys = dict.fromkeys(key for flat in flats for key in flat)
-    return [key for key in keys if len({json.dumps(flat[key]) for flat in flats if key in flat}) > 1]
-
-
-def _label(flat: dict[str, Any], varying: list[str]) -> str:
-    parts = [flat["strategy"]]
-    for key in varying:
-        if key in flat and key != "strategy" and (key, flat[key]) != ("selector", "Everything"):
-            parts.append(str(flat[key]) if key in flat and "." not in key else f"{key.rpartition('.')[2]}={flat[key]}")
-    return " ".join(parts)
-
-
-def _fill_intransigence(groups: list[Group]) -> None:
-    """Use the cumulative run that differs in strategy and selector only as the reference of Chaudhry et al. 2018."""
-
-    def key(run: dict[str, Any]) -> str:
-        same = {k: v for k, v in _identity(run["config"]).items() if not k.startswith(("strategy", "selector"))}
-        return json.dumps([same, run["seed"]], sort_keys=True)
-
-    runs = [run for group in groups for run in group.runs]
-    known = {
-        key(r): np.diagonal(metrics.matrix(r["accuracy"])[1:])
-        for r in runs
-        if list(r["config"]["strategy"]) == ["cumulative"]
-    }
-    for run in runs:
-        if key(run) in known:
-            value = metrics.intransigence(metrics.matrix(run["accuracy"]), known[key(run)])
-            run["metrics"]["intransigence"] = None if np.isnan(value) else float(value)
-
-
-def _value(run: dict[str, Any], column: str) -> float | None:
-    if column == "accuracy":
-        return run["metrics"]["average_accuracy"]
-    if column in run["metrics"]:
-        return run["metrics"][column]
-    if column == "learned":
-        return outcome(run)["learned"]
-    if column == "of_full":
-        return outcome(run)["flops"]
-    values = [r[column] for r in run["ledger"] if r["phase"] in results.TRAINING_PHASES and r[column] is not None]
-    return sum(values) if values else None
 
 
 def _table(groups: list[Group]) -> Table:

@@ -5,7 +5,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from frostline.report.compare import Group, cell
+from frostline.report.compare import cell
+from frostline.report.groups import Group
 
 COLUMNS = ("accuracy", "forgetting", "backward_transfer", "learning_accuracy", "flops", "seconds")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import in_range
-from frostline.core.scope import blocks, everything
+from frostline.core.structure import blocks, everything
 from frostline.core.types import Task
 from frostline.selectors.base import Change, Selector
 

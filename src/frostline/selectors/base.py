@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from frostline.core.checks import in_range
-from frostline.core.scope import everything
+from frostline.core.structure import everything
 from frostline.core.tensors import tensor_bytes
 from frostline.core.types import Task
 from frostline.costs import TaskCosts

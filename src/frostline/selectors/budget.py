@@ -9,7 +9,7 @@ from torch import nn
 
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.rng import generator
-from frostline.core.scope import head, layers
+from frostline.core.structure import head, layers
 from frostline.core.types import Task
 from frostline.costs import StepCosts, TaskCosts
 from frostline.selectors.base import Selector

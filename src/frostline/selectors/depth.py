@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.core.checks import UsageError, in_range
-from frostline.core.scope import blocks, everything, head
+from frostline.core.structure import blocks, everything, head
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Selector

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.core.checks import in_range
-from frostline.core.scope import blocks, head
+from frostline.core.structure import blocks, head
 from frostline.core.types import Task
 from frostline.selectors.base import Change, Selector
 

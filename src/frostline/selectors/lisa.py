@@ -7,7 +7,7 @@ from torch import nn
 
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.rng import generator
-from frostline.core.scope import blocks, head
+from frostline.core.structure import blocks, head
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Change, Selector

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from frostline.core.checks import UsageError, in_range
-from frostline.core.scope import everything, head
+from frostline.core.structure import everything, head
 from frostline.core.torchvision_schemas import torchvision
 from frostline.core.types import Task
 from frostline.costs import TaskCosts

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import everything, layers
+from frostline.core.structure import everything, layers
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Selector

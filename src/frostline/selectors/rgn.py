@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from frostline.core.rng import generator
-from frostline.core.scope import head, layers
+from frostline.core.structure import head, layers
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Change

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.core.checks import UsageError, one_of
-from frostline.core.scope import everything, head, layers
+from frostline.core.structure import everything, head, layers
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Selector

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline.core.importance import mean_by_layer, probe, squared_gradients
-from frostline.core.scope import evaluating, layers
+from frostline.core.scope import evaluating
+from frostline.core.structure import layers
 from frostline.core.types import Batch, Task
 from frostline.costs import TaskCosts
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from frostline.core.checks import in_range
 from frostline.core.rng import generator
-from frostline.core.scope import head, layers
+from frostline.core.structure import head, layers
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Selector

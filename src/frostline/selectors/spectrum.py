@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.core.checks import in_range
-from frostline.core.scope import head, layers
+from frostline.core.structure import head, layers
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Selector

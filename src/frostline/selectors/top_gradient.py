@@ -7,7 +7,7 @@ from torch import nn
 from frostline.core.checks import one_of
 from frostline.core.importance import LABELS
 from frostline.core.rng import generator
-from frostline.core.scope import head
+from frostline.core.structure import head
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
 from frostline.selectors.scores import best_under_share, fisher

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.core.checks import UsageError, in_range
-from frostline.core.scope import head
+from frostline.core.structure import head
 from frostline.costs import TaskCosts
 from frostline.selectors.base import Selector
 

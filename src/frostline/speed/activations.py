@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import Staged, is_staged, run_stages
+from frostline.core.structure import Staged, is_staged, run_stages
 from frostline.core.tensors import digest
 from frostline.core.types import Batch, Task
 from frostline.costs import CostMeter

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from frostline.core.scope import is_staged, run_stages
+from frostline.core.structure import is_staged, run_stages
 from frostline.core.tensors import digest, tensor_bytes
 from frostline.loop.evaluation import Column, Work, plainly, run_columns
 from frostline.loop.run import Run

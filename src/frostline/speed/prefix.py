@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from frostline.core.checks import UsageError
-from frostline.core.scope import Scope, Staged, evaluating, is_staged, run_stages
+from frostline.core.scope import Scope, evaluating
 from frostline.core.step import Weights
+from frostline.core.structure import Staged, is_staged, run_stages
 from frostline.core.types import Batch
 from frostline.costs import CostMeter
 from frostline.loop.lesson import Lesson

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from frostline.core.scope import POINTWISE
+from frostline.core.structure import POINTWISE
 from frostline.models.classifier import Classifier
 from frostline.speed.batchnorm import UnevenBatchNorm2d
 from frostline.speed.im2col import Im2colConv2d

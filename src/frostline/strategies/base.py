@@ -25,7 +25,10 @@ class Strategy:
     """
 
     keeps: ClassVar[Sequence[str]] = ()
-    alone: ClassVar[bool] = False  # has all data itself: another method beside it would have nothing to do
+
+    def recalls(self) -> bool:
+        """Return whether it holds on to earlier tasks and does nothing else: then it has nothing to do while there are none."""
+        return False
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
         """Raise UsageError for a model or a stream that the method cannot work with; called before any training."""

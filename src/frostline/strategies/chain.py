@@ -11,6 +11,7 @@ from frostline.core.checks import UsageError
 from frostline.core.step import Step
 from frostline.core.types import Batch
 from frostline.strategies.base import Strategy
+from frostline.strategies.joint import Joint
 
 OWNED = {  # hooks that only one member may have, and what it decides there
     "task": "which data to learn from",
@@ -94,11 +95,10 @@ class Chain(Strategy):
                 raise UsageError(
                     f"A chain has one owner of `{hook}`, but {names} both decide {what}: keep one of them."
                 )
-        alone = next((m for m in members if m.alone), None)
-        if alone is not None and len(members) > 1:
-            other = next(m for m in members if m is not alone)
+        joint = any(isinstance(m, Joint) for m in members)
+        if joint and (idle := next((m for m in members if m.recalls()), None)):
             raise UsageError(
-                f"{type(alone).__name__} learns from all data itself: {type(other).__name__} beside it does nothing. Keep one."
+                f"Joint learns all tasks as one: {type(idle).__name__} beside it does nothing. Keep one of them."
             )
 
     def using(self, hook: str) -> list[Strategy]:

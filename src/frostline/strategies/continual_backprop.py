@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, in_range
 from frostline.core.rng import generator
-from frostline.core.scope import HiddenUnits, hidden_units
 from frostline.core.step import Step
+from frostline.core.structure import HiddenUnits, hidden_units
 from frostline.core.types import Batch, TaskStream
 from frostline.strategies.base import Grads, Strategy
 
@@ -24,7 +24,7 @@ class ContinualBackprop(Strategy):
     steps may be replaced: incoming weights drawn anew, its bias and outgoing weights 0, its optimizer state too. rate: share
     of the mature units of a layer that are replaced a step; decay: of the running mean. carry_over: what a replaced unit put
     out on average goes into the next layer's bias, as in the authors' code; the paper leaves it out. Hidden layers are found
-    as linear, activation, linear (core.scope.hidden_units); one whose weights do not train is left alone. Stores two numbers
+    as linear, activation, linear (core.structure.hidden_units); one whose weights do not train is left alone. Stores two numbers
     a unit.
     """
 

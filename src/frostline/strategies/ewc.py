@@ -46,6 +46,10 @@ class EWC(Strategy):
         self.importance: dict[str, Tensor] = {}
         self.centre: dict[str, Tensor] = {}
 
+    def recalls(self) -> bool:
+        """Return whether it holds on to earlier tasks and does nothing else: it does."""
+        return True
+
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the quadratic term over the thawed weights that were there when a task ended."""
         if not self.importance or not self.strength:

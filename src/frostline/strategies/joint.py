@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from frostline.core.sources import joined
+from frostline.core.joining import joined
 from frostline.core.types import Task, TaskStream
 from frostline.strategies.base import Strategy
 
@@ -12,7 +12,6 @@ class _Union(Strategy):
     """Learn from the data of several tasks as one."""
 
     keeps = ("bytes",)
-    alone = True
 
     bytes: int = field(default=0, init=False)
 

@@ -35,6 +35,10 @@ class LwF(Strategy):
         self.teacher: dict[str, Tensor] = {}
         self.groups: list[Tensor] = []  # classes that belong together, as places among the logits; none: all of them
 
+    def recalls(self) -> bool:
+        """Return whether it holds on to earlier tasks and does nothing else: it does."""
+        return True
+
     def thawing(self, scope: Scope, task: Task) -> None:
         """Copy what is about to move, the first time in a task that it does."""
         if self.groups:

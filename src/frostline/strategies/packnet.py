@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, in_range
-from frostline.core.scope import Scope, everything, head, holding
+from frostline.core.scope import Scope, holding
 from frostline.core.step import Step
+from frostline.core.structure import everything, head
 from frostline.core.types import Batch, Task, TaskStream
 from frostline.strategies.base import Grads, Strategy
 

@@ -39,6 +39,10 @@ class Replay(Strategy):
         one_of("strategy.replay.update", self.update, ("task", "step"))
         self.memory = Buffer(self.capacity, self.buffer, self.seed)
 
+    def recalls(self) -> bool:
+        """Return whether a task's own samples are never replayed within it."""
+        return self.update == "task"
+
     def augment(self, step: Step, batch: Batch) -> Batch:
         """Return the batch with samples from memory."""
         wanted = self.batch_size or len(step.incoming)

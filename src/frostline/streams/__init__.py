@@ -1,6 +1,7 @@
 """What is learned from: data sets, where their samples live, and the task streams built over them."""
 
-from frostline.core.sources import LoaderSource, TensorSource
+from frostline.core.loaders import LoaderSource
+from frostline.core.sources import TensorSource
 from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
 from frostline.streams.folder import image_folder

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from frostline.core.checks import UsageError, in_range
 from frostline.core.rng import generator
-from frostline.streams.build import class_groups
 from frostline.streams.frames import check_columns
+from frostline.streams.groups import class_groups
 
 ROW = "row"  # a task column that need not be there: the order of the rows
 CATEGORIES = 64  # different words up to which a column becomes one column a word
@@ -204,9 +204,7 @@ def rows_of_tasks(
             f"Column {column!r} has {len(place)} values, each a task. Expected stream.tasks=10, say, to cut it into ten."
         )
     whole = values.to_numpy()
-    if not (
-        column.startswith("_") or all(isinstance(value, int | float) for value in place)
-    ):  # a file of groups has its own order
+    if not all(isinstance(value, int | float) for value in place):
         shown = [str(value) for value in sorted(place, key=place.__getitem__)]
         more = f", ... ({len(shown)} in all)" if len(shown) > 12 else ""
         print(f"frostline: the tasks, by {column} in this order: {', '.join(shown[:12])}{more}.")

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from frostline.core.checks import UsageError, in_range, one_of
-from frostline.core.sources import LoaderSource
+from frostline.core.loaders import LoaderSource
 from frostline.core.types import TaskStream
-from frostline.streams.build import assemble, class_groups
+from frostline.streams.build import assemble
 from frostline.streams.columns import natural
 from frostline.streams.frames import hugging_face, is_hugging_face
+from frostline.streams.groups import class_groups
 
 HEAD = 4096  # bytes of an image that its digest reads
 CHECKED = 20_000  # images up to which each is opened before training

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frostline.core.checks import UsageError, one_of
+from frostline.core.loaders import LoaderSource
 from frostline.core.objectives import OBJECTIVES, Classification, Objective
-from frostline.core.sources import LoaderSource, TensorSource
+from frostline.core.sources import TensorSource
 from frostline.core.types import Source, Task, TaskStream
 from frostline.streams.build import SCENARIOS, visible_classes
 

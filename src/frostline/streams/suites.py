@@ -3,7 +3,7 @@
 import torch
 
 from frostline.core.checks import UsageError
-from frostline.core.sources import joined
+from frostline.core.joining import joined
 from frostline.core.types import Suite, TaskStream
 
 

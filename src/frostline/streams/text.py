@@ -15,7 +15,8 @@ from frostline.core.checks import UsageError, in_range
 from frostline.core.rng import generator
 from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
-from frostline.streams.build import assemble, class_groups
+from frostline.streams.build import assemble
+from frostline.streams.groups import class_groups
 
 PACKAGES = ["torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "sympy", "networkx", "wandb", "rich"]
 LEAST_WORDS = 8

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from frostline.core.checks import UsageError, in_range, nearest, one_of
 from frostline.core.types import TaskStream
 from frostline.streams.build import SCENARIOS
@@ -39,23 +42,20 @@ def text_table(
     in_range("stream.test_share", test_share, 0.01, 0.9)
     train, test = read(path, (text, label), (text, label, task_column))
     mapping = _read_groups(groups) if groups is not None else {}
-    if groups is not None:
-        for part in (train, test):
-            if part is not None:
-                part["_task"] = _group_of(part[label], mapping, groups)
-        task_column = "_task"
-        scenario = scenario or "class"
-    scenario = scenario or ("domain" if task_column else "class")
+    scenario = scenario or ("domain" if task_column and not mapping else "class")
     one_of("stream.scenario", scenario, SCENARIOS)
     encode, padding = tokenizer_for(tokenizer, length)
     y, names = targets_of(train[label], "classification", label)
-    place = rows_of_tasks(train, y, names, task_column, tasks, class_order, seed)
-    if groups is not None:
-        place = {name: place[name] for name in mapping if name in place}
-    there = held = None
+
+    def rows(frame: Any, y: Any) -> dict[str, Any]:
+        if mapping:
+            return _rows_of_groups(frame[label], mapping, str(groups))
+        return rows_of_tasks(frame, y, names, task_column, tasks, class_order, seed)
+
+    place, there, held = rows(train, y), None, None
     if test is not None:
         held = encode(_texts(test[text])), targets_of(test[label], "classification", label, names)[0]
-        there = rows_of_tasks(test, held[1], names, task_column, tasks, class_order, seed)
+        there = rows(test, held[1])
     parts = parted(place, there, (encode(_texts(train[text])), y), held, test_share)
     stream = from_tasks(parts, scenario=scenario, names=list(place), name=Path(path).stem, device=device)
     return replace(stream, online=online, padding=padding)
@@ -95,11 +95,13 @@ def _read_groups(groups: str) -> dict[str, list[Any]]:
     return content
 
 
-def _group_of(labels: Any, mapping: dict[str, list[Any]], groups: str) -> list[str]:
+def _rows_of_groups(labels: Any, mapping: dict[str, list[Any]], groups: str) -> dict[str, torch.Tensor]:
+    """Return the rows of each task that has some, in the order of the file."""
     owner = {label: task for task, own in mapping.items() for label in own}
     unknown = [label for label in labels.unique().tolist() if label not in owner]
     if unknown:
         raise UsageError(
             f"stream.groups={groups!r} names no task for the label {unknown[0]!r}.{nearest(unknown[0], map(str, owner))}"
         )
-    return [owner[label] for label in labels.tolist()]
+    found = {task: torch.from_numpy(np.flatnonzero(labels.isin(own))) for task, own in mapping.items()}
+    return {task: rows for task, rows in found.items() if len(rows)}

@@ -1,0 +1,158 @@
+"""What a model is made of: its layers in their order, its blocks, its head, stages to cut it at, hidden units."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeGuard, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+POINTWISE = (
+    nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Hardswish, nn.Identity,
+)  # fmt: skip
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A model that is its stages one after another and then its head: all that is needed to cut it anywhere.
+
+    A stage takes what the one before it returned: a tensor, or a tuple of tensors whose first dimension is the sample.
+    """
+
+    @property
+    def head(self) -> Any:
+        """What makes logits [B, ...] of the last stage's output."""
+        ...
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the stages, shallow first."""
+        ...
+
+
+def is_staged(model: object) -> TypeGuard[Staged]:
+    """Tell whether a model has `stages()` and a head; an attribute of that name which is a module is something else."""
+    stages, head = getattr(model, "stages", None), getattr(model, "head", None)
+    return callable(stages) and not isinstance(stages, nn.Module) and callable(head)
+
+
+def parameter_of(module: str, name: str) -> str:
+    """Return the full name of a module's own parameter; a model that is one layer has the name ''."""
+    return f"{module}.{name}" if module else name
+
+
+def _says(model: nn.Module, what: str) -> bool:
+    """Tell whether the model has a method of this name."""
+    own = getattr(model, what, None)
+    return callable(own) and not isinstance(own, nn.Module)
+
+
+def run_stages(model: Staged, first: int, last: int, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what stages `first` to `last` make of a state, without gradients, as a tuple of tensors."""
+    with torch.no_grad():
+        for stage in model.stages()[first:last]:
+            state = stage(state)
+    return state if isinstance(state, tuple) else (state,)
+
+
+def layers(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return the weighted layers in their order: module name -> full names of its own parameters.
+
+    The order is that in which they were built, or the one that note_order saw. A parameter that several modules share
+    belongs to the first.
+    """
+    found, known = {}, dict(model.named_parameters())
+    for name, module in model.named_modules():
+        own = tuple(full for p in module._parameters if (full := parameter_of(name, p)) in known)
+        if own:
+            found[name] = own
+    order: tuple[str, ...] = getattr(model, "_order", ())
+    place = {name: i for i, name in enumerate(order)}
+    return dict(sorted(found.items(), key=lambda item: place.get(item[0], len(place))))  # what grew later comes last
+
+
+@contextmanager
+def note_order(model: nn.Module) -> Iterator[None]:
+    """Note in which order the model runs its layers in the block, for a net that says nothing about itself.
+
+    A classifier may be built first, an auxiliary layer last. What runs several times counts at its last time; a module that
+    is never called itself, as those of a fused layer, counts with the one that it is a part of.
+    """
+    if _says(model, "blocks") or is_staged(model):
+        yield
+        return
+    when, clock = {"": 0}, itertools.count(1)
+    handles = [
+        module.register_forward_pre_hook(lambda *_, name=name: when.update({name: next(clock)}))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = [name for name, _ in model.named_modules()]
+    for name in names:
+        when.setdefault(name, when[name.rpartition(".")[0]])
+    model._order = tuple(sorted(names, key=when.__getitem__))  # type: ignore[assignment]
+
+
+def blocks(model: nn.Module) -> list[frozenset[str]]:
+    """Return the parameter names of each block from shallow to deep, the head left out.
+
+    A model may say what its blocks are with `blocks() -> list of module names`; otherwise each layer is one, together with
+    the norms that follow it.
+    """
+    outside = head(model)
+    if _says(model, "blocks"):
+        parameters = [n for n, _ in model.named_parameters() if n not in outside]
+        groups = [frozenset(p for p in parameters if p.startswith(f"{n}.")) for n in model.blocks()]  # type: ignore[operator]
+        return [group for group in groups if group]
+    found: list[frozenset[str]] = []
+    for names in layers(model).values():
+        own = frozenset(names) - outside
+        if found and all(model.get_parameter(n).ndim < 2 for n in own):
+            found[-1] |= own
+        elif own:
+            found.append(own)
+    return found
+
+
+def head(model: nn.Module) -> frozenset[str]:
+    """Return the parameter names of the classifier: `model.head` where there is one, else the last layer."""
+    prefix = "head" if isinstance(getattr(model, "head", None), nn.Module) else list(layers(model))[-1]
+    return frozenset(n for n, _ in model.named_parameters() if n.startswith(parameter_of(prefix, "")))
+
+
+def everything(model: nn.Module) -> frozenset[str]:
+    """Return the names of all parameters."""
+    return frozenset(n for n, _ in model.named_parameters())
+
+
+@dataclass(frozen=True)
+class HiddenUnits:
+    """A layer of units with the layer that they feed, as module names: `layer`, its `activation`, what is `following`."""
+
+    layer: str
+    activation: str
+    following: str
+
+
+def hidden_units(model: nn.Module) -> list[HiddenUnits]:
+    """Return the hidden layers whose units can be told apart: a linear layer, a pointwise activation, a linear layer.
+
+    A model may say what they are with `hidden_units()`; otherwise they are found where modules stand in this order.
+    """
+    if _says(model, "hidden_units"):
+        return list(model.hidden_units())  # type: ignore[operator]
+    leaves = [(n, m) for n, m in model.named_modules() if not any(True for _ in m.children())]
+    leaves = [(n, m) for n, m in leaves if not isinstance(m, nn.Dropout | nn.Identity | nn.Flatten)]
+    triples = zip(leaves, leaves[1:], leaves[2:], strict=False)
+    return [
+        HiddenUnits(a, b, c)
+        for (a, first), (b, between), (c, last) in triples
+        if isinstance(first, nn.Linear) and isinstance(last, nn.Linear) and isinstance(between, POINTWISE)
+        and first.out_features == last.in_features
+    ]  # fmt: skip

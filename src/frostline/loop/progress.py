@@ -1,0 +1,84 @@
+"""How far a run has come: plain values, which a checkpoint holds."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from frostline.costs import Reference
+from frostline.selectors.base import Change
+
+Row = list[float | None]
+
+
+@dataclass
+class Progress:
+    """How far a run has come: plain values, which a checkpoint holds as they are.
+
+    prepared: tasks that the strategy has prepared the model for. task, part, step: where it is, the step of the open part
+    over all its epochs. thawed: what the selector chose when the part began. change: what trains now. trained: all that
+    trained in the open task. seen: samples of all training steps so far, by the shape of the model. plain: those that plain
+    fine-tuning would have seen, each task's own data in every pass. references: what full fine-tuning takes for one, likewise.
+    state_bytes: gradients and optimizer state, a task each. optimizer_memory: the optimizer's state of parameters that are
+    not in it now.
+    """
+
+    prepared: int = 0
+    task: int = 0
+    part: int = 0
+    step: int = 0
+    thawed: list[str] | None = None
+    change: Change | None = None
+    trained: list[str] = field(default_factory=list)
+    accuracy: list[Row] = field(default_factory=list)
+    loss: list[Row] = field(default_factory=list)
+    held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+    plain: dict[str, int] = field(default_factory=dict)
+    references: dict[str, Reference] = field(default_factory=dict)
+    state_bytes: list[dict[str, int]] = field(default_factory=list)
+    optimizer_memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return it as tensors and plain values."""
+        change = self.change
+        return {
+            **vars(self),
+            "change": None if change is None else [sorted(change.names), dict(change.rates), change.until],
+            "references": {shape: asdict(reference) for shape, reference in self.references.items()},
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Progress":
+        """Return what state_dict described."""
+        change = state["change"]
+        return cls(
+            **{
+                **state,
+                "change": None if change is None else Change(frozenset(change[0]), change[1], change[2]),
+                "references": {shape: Reference(**values) for shape, values in state["references"].items()},
+            }
+        )
+
+    def begin_part(self, task: int, part: int = 0) -> None:
+        """Stand before the first step of a part of a task."""
+        if task != self.task:
+            self.trained = []
+        self.task, self.part, self.step, self.thawed, self.change = task, part, 0, None, None
+
+    def full_flops(self, samples: Mapping[str, int]) -> float:
+        """Return what full fine-tuning takes for so many samples of each shape of the model, in operations."""
+        prices = {shape: reference.flops_per_sample or 0.0 for shape, reference in self.references.items()}
+        return sum(count * prices.get(shape, 0.0) for shape, count in samples.items())
+
+    @property
+    def reference_seconds(self) -> float | None:
+        """What full fine-tuning takes for a sample, where it was timed; the mean over the shapes of a model that grew."""
+        timed = {
+            shape: reference.seconds_per_sample
+            for shape, reference in self.references.items()
+            if reference.seconds_per_sample is not None
+        }
+        seen = sum(self.seen.get(shape, 0) for shape in timed)
+        if not seen:
+            return next(iter(timed.values()), None)
+        return sum(seconds * self.seen.get(shape, 0) for shape, seconds in timed.items()) / seen
