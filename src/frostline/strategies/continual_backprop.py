@@ -24,8 +24,8 @@ class ContinualBackprop(Strategy):
     steps may be replaced: incoming weights drawn anew, its bias and outgoing weights 0, its optimizer state too. rate: share
     of the mature units of a layer that are replaced a step; decay: of the running mean. carry_over: what a replaced unit put
     out on average goes into the next layer's bias, as in the authors' code; the paper leaves it out. Hidden layers are found
-    as linear, activation, linear (core.structure.hidden_units); one whose weights do not train is left alone. Stores two numbers
-    a unit.
+    as linear, activation, linear (core.structure.hidden_units); one whose weights do not train is left alone. Stores two
+    numbers a unit.
     """
 
     keeps = ("utility", "activity", "age", "due", "drawn")
