@@ -48,8 +48,9 @@ def a_step(scope: Any = None, task: Any = None, incoming: Any = None) -> Step:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def two_threads():
-    torch.set_num_threads(2)
+def threads():
+    """Two, or one where other workers (pytest -n) have the other cores: two that wait for each other take ten times as long."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture(scope="session")

@@ -128,3 +128,32 @@ def test_a_delta_without_its_base_says_so(tmp_path):
     next(tmp_path.glob("base-*")).unlink()
     with pytest.raises(ValueError, match="both files belong together"):
         checkpoints.load(tmp_path)
+
+
+def test_seeds_that_learn_together_go_on_from_one_moment(tmp_path):
+    """A kill while they write: what one of them has made count counts for all, what nobody has is forgotten."""
+
+    def moment(folder):
+        return checkpoints.load(folder)["progress"]["step"]
+
+    def state(step):
+        return {**REST, "model": {}, "progress": {"task": 0, "part": 0, "step": step}}
+
+    folders = [tmp_path / f"seed_{seed}" for seed in range(3)]
+    savers = [checkpoints.Saver(folder, waits=True) for folder in folders]
+    for folder, saver in zip(folders, savers, strict=True):
+        folder.mkdir()
+        saver(state(1))
+    for saver in savers:
+        saver.settle()
+    for saver in savers[:2]:  # killed before the third wrote
+        saver(state(2))
+    assert [moment(folder) for folder in folders] == [1, 1, 1]
+    checkpoints.agree(folders)
+    for saver in savers:
+        saver(state(3))
+    savers[0].settle()  # killed before the others
+    assert [moment(folder) for folder in folders] == [3, 1, 1]
+    checkpoints.agree(folders)
+    assert [moment(folder) for folder in folders] == [3, 3, 3]
+    assert not list(tmp_path.rglob("*next*"))

@@ -6,7 +6,7 @@ from scipy import stats
 
 from frostline.report.compare import _remarks, accuracy_against_cost
 from frostline.report.groups import Group, group_runs
-from frostline.report.tables import si, size
+from frostline.report.tables import _span, _sum, si, size
 
 
 def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", *, own=None, lr=0.05, device="cpu"):
@@ -74,6 +74,28 @@ def test_figure_has_a_point_for_each_configuration():
     figure = accuracy_against_cost(group_runs([run(seed=0), run(seed=1), run("ewc")]))
     assert len(figure.axes[0].containers) == 2
     assert figure.get_suptitle() == "split_digits: mean and 95 % interval over all seeds"
+
+
+def test_colours_tell_strategies_apart_and_markers_what_else_differs():
+    runs = [run("ewc", own={"strength": 1}), run("ewc", own={"strength": 2}), run("lwf")]
+    points = [container.lines[0] for container in accuracy_against_cost(group_runs(runs)).axes[0].containers]
+    assert points[0].get_color() == points[1].get_color() != points[2].get_color()
+    assert points[0].get_marker() != points[1].get_marker()
+
+
+def test_what_is_not_set_is_not_named():
+    assert labels([run("ewc", own={"decay": None}), run("ewc", own={"decay": 0.5})]) == [
+        ("ewc", 1),
+        ("ewc decay=0.5", 1),
+    ]
+
+
+def test_a_bill_that_is_summed_says_from_how_few_to_how_many_parameters_trained():
+    rows = [
+        {"task": t, "phase": "train", "trainable_parameters": n, "flops": 1} for t, n in enumerate((422_000, 1_300, 0))
+    ]
+    assert _span(_sum(rows, "train")["trainable_parameters"]) == "0 to 422 k"
+    assert _span(_sum(rows[:1], "train")["trainable_parameters"]) == "422 k"
 
 
 def test_numbers_for_people():

@@ -97,3 +97,23 @@ def test_empty_folders_are_named(tmp_path):
         image_folder(str(tmp_path), tasks=2)
     with pytest.raises(UsageError, match="expected images under train/CLASS/"):
         image_folder(str(tmp_path / "train"), tasks=2)
+
+
+def test_images_in_memory_are_those_that_a_loader_reads(tmp_path):
+    make(tmp_path)
+    read, held = (
+        image_folder(str(tmp_path), tasks=2, image_size=8, workers=0, in_memory=flag, validation=0.2)
+        for flag in (False, True)
+    )
+    for a, b in zip(read.tasks, held.tasks, strict=True):
+        for part in ("train", "validation", "test"):
+            order = torch.arange(len(getattr(a, part))).flip(0)
+            (one,), (other,) = (list(getattr(task, part).batches(64, order)) for task in (a, b))
+            assert all(torch.equal(one.tensors()[name], other.tensors()[name]) for name in one.tensors())
+
+
+def test_images_that_do_not_fit_are_refused(tmp_path, monkeypatch):
+    make(tmp_path)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    with pytest.raises(UsageError, match=r"in_memory=true: .*Expected false"):
+        image_folder(str(tmp_path), tasks=2, image_size=8, in_memory=True)

@@ -1,6 +1,5 @@
 """The parts of a run from their sections of the configuration."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -121,14 +120,10 @@ def build_run(
         "processor": processor,
         "data": data,
     }
+    saver = checkpoints.Saver(folder, cfg.checkpoint.delta, waits=among > 1)
     run = Run(
         model, stream, strategy, selector, optimizer, meter, settings, Fast(settings), cfg.seed, schedule,
-        cfg.cost.reference_steps, _saver(folder, cfg.checkpoint.delta, extra), observers, folder, data,
+        cfg.cost.reference_steps, lambda state: saver({**state, **extra}), observers, folder, data, saver.settle,
     )  # fmt: skip
     selector.check(model, task_costs(run, stream[0]))
     return run, writer
-
-
-def _saver(folder: Path, delta: bool, extra: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
-    save = checkpoints.Saver(folder, delta)
-    return lambda state: save({**state, **extra})

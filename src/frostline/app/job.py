@@ -133,7 +133,7 @@ def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None,
                 run.keep_draws()
             built.append((run, writer))
         if forget is not None:  # a resume must not take up an earlier run, with one seed or several
-            for stale in (forget / checkpoints.NAME, *forget.glob(f"seed_*/{checkpoints.NAME}")):
+            for stale in (forget / checkpoints.NAME, *forget.glob("seed_*/checkpoint*.pt")):
                 stale.unlink(missing_ok=True)
         try:
             _train([run for run, _ in built])

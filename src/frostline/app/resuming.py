@@ -28,6 +28,8 @@ def resume(
     """
     cfg.resume = None
     with owned(folder):
+        if len(seeds := seed_folders(folder)) > 1:
+            checkpoints.agree(seeds)
         return _resume_owned(cfg, folder, overrides, sweep, alone)
 
 
@@ -74,9 +76,14 @@ def _say_what_rounds_differently(state: dict[str, Any], threads: int) -> None:
         )
 
 
+def seed_folders(folder: Path) -> list[Path]:
+    """Return the folders of the seeds that learned together in this one."""
+    return sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
+
+
 def _find(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[dict[Path, dict[str, Any]], list[Job]]:
     """Return the checkpoints in the folder, and the jobs of one run or of several seeds that they belong to."""
-    seeds = sorted((p for p in folder.glob("seed_*") if p.name[5:].isdigit()), key=lambda path: int(path.name[5:]))
+    seeds = seed_folders(folder)
     if (folder / checkpoints.NAME).is_file() or not any((path / checkpoints.NAME).is_file() for path in seeds):
         seeds = [folder]  # one run; where there is none, the error says so
     several = [int(path.name[5:]) for path in seeds] if seeds != [folder] else None

@@ -98,6 +98,7 @@ class Run:
     observers: Sequence[Observer] = ()
     folder: Path | None = None
     data: dict[str, str] = field(default_factory=dict)
+    settle: Callable[[], None] | None = None  # lets what was saved count, where it does not at once
 
     progress: Progress = field(default_factory=Progress)
 
@@ -160,14 +161,6 @@ class Run:
         """Return what this run's forward passes run in."""
         return casting(self.settings.precision, self.device)
 
-    def take_checkpoint(self) -> None:
-        """Save the state, where there is somewhere to save it to."""
-        if self.save is not None:
-            begin = time.monotonic()
-            self.save(self.state_dict())
-            self.saved_at = time.monotonic()
-            self.saving_took = self.saved_at - begin
-
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
         return {
@@ -196,3 +189,18 @@ class Run:
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+
+
+def take_checkpoints(runs: Sequence[Run]) -> None:
+    """Save the states of runs that learn together, where there is somewhere to save them to; all count, or none does."""
+    begin = time.monotonic()
+    for run in runs:
+        if run.save is not None:
+            with run.drawing():
+                run.save(run.state_dict())
+    for run in runs:
+        if run.settle is not None:
+            run.settle()
+    for run in runs:
+        run.saved_at = time.monotonic()
+        run.saving_took = run.saved_at - begin

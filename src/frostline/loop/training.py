@@ -18,7 +18,7 @@ from frostline.loop.lesson import Lesson
 from frostline.loop.optimizing import close_optimizer, rates_change
 from frostline.loop.plain import Alone
 from frostline.loop.pricing import StepCounter, count_plain
-from frostline.loop.run import Run
+from frostline.loop.run import Run, take_checkpoints
 from frostline.loop.stepping import take_step
 from frostline.loop.watching import Lookout
 
@@ -35,8 +35,8 @@ def run_stream(*runs: Run) -> None:
         _prepare(run, 0)
     if fresh:
         fresh[0].backend.evaluate(fresh, None)
-    for run in fresh:
-        _save(run)  # from here on a kill leaves something to go on with
+    if fresh:
+        _save(fresh)  # from here on a kill leaves something to go on with
     while behind := [run for run in runs if not run.finished]:
         first = min(run.progress.task for run in behind)
         learn_task([run for run in behind if run.progress.task == first], first)
@@ -65,7 +65,7 @@ def learn_task(runs: Sequence[Run], index: int) -> None:
             run.progress.begin_part(index + 1)
             for observer in run.observers:
                 observer.task_done(run, index)
-        _save(run, last=index == len(run.stream) - 1)
+    _save(runs, last=index == len(runs[0].stream) - 1)
 
 
 def learn(lessons: Sequence[Lesson]) -> None:
@@ -191,6 +191,9 @@ def _look(runs: Sequence[Run], looks: Sequence[Lookout], engine: Engine) -> None
         for place, (run, look) in enumerate(zip(runs, looks, strict=True)):
             with run.drawing():
                 look(engine.gradients(place))
+        first = runs[0]
+        if STOP.asked or time.monotonic() - first.saved_at >= first.settings.checkpoint_every_s:
+            take_checkpoints(runs)
     if STOP.asked:
         raise Ended(STOP.asked)
 
@@ -207,9 +210,7 @@ def _pause(run: Run) -> float:
     return min(run.settings.checkpoint_every_s, max(1.0, 20 * run.saving_took))
 
 
-def _save(run: Run, last: bool = True) -> None:
-    """Take a checkpoint; between short tasks not each time: what it holds grows with them, and a second is soon done again."""
-    if run.save is None or not (last or time.monotonic() - run.saved_at >= _pause(run)):
-        return
-    with run.drawing():
-        run.take_checkpoint()
+def _save(runs: Sequence[Run], last: bool = True) -> None:
+    """Take checkpoints; between short tasks not each time: what they hold grows with them, and a second is soon done again."""
+    if last or time.monotonic() - runs[0].saved_at >= _pause(runs[0]):
+        take_checkpoints(runs)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from frostline.costs.meter import LEARNING
-from frostline.loop.interrupts import STOP
 from frostline.loop.lesson import Lesson
 from frostline.loop.run import Diverged, Moment
 
@@ -44,9 +43,6 @@ class Lookout:
             )  # fmt: skip
             for observer in run.observers:
                 observer.progress(run, moment)
-        if run.save is not None and (STOP.asked or now - run.saved_at >= run.settings.checkpoint_every_s):
-            with run.meter.paused():
-                run.take_checkpoint()
         self.next = time.monotonic() + LOOK_EVERY_S
 
     def _strengths(self) -> str:

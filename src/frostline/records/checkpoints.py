@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from frostline.core.tensors import digest, tensor_bytes
 
 FORMAT = "frostline.checkpoint/4"
 NAME = "checkpoint.pt"
+NEXT = "checkpoint.next.pt"  # of several seeds that learn together: it counts once all of them have written theirs
 KEYS = (
     "config", "tasks", "threads", "processor", "data", "progress", "model", "optimizer", "strategy", "selector", "meter",
     "backend", "rng", "cuda_rng",
@@ -25,12 +27,14 @@ class Saver:
 
     delta: keep the model's weights in a file of their own, base-<digest>.pt, and in each checkpoint only those that
     are no longer what they were there. Whenever more than half has changed, the weights of that moment become the new
-    base; the old one goes when the checkpoint that needs the new one is written.
+    base; the old one goes when the checkpoint that needs the new one is written. waits: what is saved counts when `settle` is
+    called, so that seeds that learn together go on from one moment: on some processors other bits come out of fewer at once.
     """
 
-    def __init__(self, folder: Path, delta: bool = False):
+    def __init__(self, folder: Path, delta: bool = False, waits: bool = False):
         self.folder = folder
         self.delta = delta
+        self.waits = waits
         self._base: dict[str, Tensor] = {}
         self._name = ""
 
@@ -39,8 +43,18 @@ class Saver:
         state = _compact(state)
         if self.delta:
             state = {**state, "model": self._changes(state["model"])}
-        with atomic_write(self.folder / NAME, "wb") as f:
+        with atomic_write(self.folder / (NEXT if self.waits else NAME), "wb") as f:
             torch.save({"format": FORMAT, **state}, f)
+        if not self.waits:
+            self._forget()
+
+    def settle(self) -> None:
+        """Let what was saved count."""
+        if self.waits:
+            (self.folder / NEXT).replace(self.folder / NAME)
+            self._forget()
+
+    def _forget(self) -> None:
         for path in self.folder.glob("base-*.pt"):
             if path.name != self._name:
                 path.unlink()
@@ -60,6 +74,25 @@ class Saver:
 
     def _against(self, now: dict[str, Tensor]) -> dict[str, Tensor]:
         return {n: v for n, v in now.items() if n not in self._base or not torch.equal(v, self._base[n])}
+
+
+def agree(folders: Sequence[Path]) -> None:
+    """Let the checkpoints of seeds that learned together be of one moment, where a kill came between them.
+
+    Once one of them counts, all of that moment are written: they count too. Where none does, none of it is needed.
+    """
+    waiting = [folder for folder in folders if (folder / NEXT).is_file()]
+    counting = [_moment(folder / NAME) for folder in folders if (folder / NAME).is_file()] if waiting else []
+    for folder in waiting:
+        if _moment(folder / NEXT) in counting:
+            (folder / NEXT).replace(folder / NAME)
+        else:
+            (folder / NEXT).unlink()
+
+
+def _moment(path: Path) -> tuple[int, ...]:
+    progress = _read(path)["progress"]
+    return tuple(progress[key] for key in ("task", "part", "step"))
 
 
 def _compact(value: Any) -> Any:

@@ -3,12 +3,14 @@
 import csv
 import shlex
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, ScalarFormatter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -131,16 +133,24 @@ def cell(column: str, interval: tuple[float, float] | None) -> str:
 def accuracy_against_cost(groups: list[Group]) -> Figure:
     """Return final accuracy against the FLOPs and the seconds of learning, a point a configuration."""
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
-    for place, (column, label, scale) in enumerate((("flops", "TFLOPs", 1e12), ("seconds", "seconds", 1.0))):
+    colours = {name: f"C{number % 10}" for number, name in enumerate(dict.fromkeys(g.strategy for g in groups))}
+    for place, (column, label) in enumerate((("flops", "FLOPs"), ("seconds", "seconds"))):
         axes = figure.add_subplot(1, 2, place + 1)
-        for number, group in enumerate(groups):
+        places: Counter[str] = (
+            Counter()
+        )  # of a strategy's groups: colours tell strategies apart, markers what else differs
+        highest = 0.0
+        for group in groups:
             (x, dx), (y, dy) = (group.interval(c) or (np.nan, np.nan) for c in (column, "accuracy"))
             axes.errorbar(
-                x / scale, y, xerr=np.nan_to_num(dx) / scale, yerr=np.nan_to_num(dy),
-                fmt="osD^vP*X"[number // 10 % 8], color=f"C{number % 10}", capsize=3, label=group.label,
+                x, y, xerr=np.nan_to_num(dx), yerr=np.nan_to_num(dy),
+                fmt="osD^vP*X"[places[group.strategy] % 8], color=colours[group.strategy], capsize=3, label=group.label,
             )  # fmt: skip
+            places[group.strategy] += 1
+            highest = np.nanmax([highest, x])
         axes.set_xlabel(f"{label} spent on learning")
-        axes.set_xlim(0, axes.get_xlim()[1] * 1.05)
+        axes.set_xlim(0, 1.15 * highest or 1)  # the interval of two seeds is longer than all else
+        axes.xaxis.set_major_formatter(EngFormatter() if column == "flops" else ScalarFormatter())
         axes.set_ylim(max(0.0, np.floor(10 * axes.get_ylim()[0]) / 10), 1.02)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

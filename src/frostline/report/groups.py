@@ -25,6 +25,7 @@ class Group:
     runs: list[dict[str, Any]]
     repeated: int = 0  # runs left out, since another has the same seed
     data: int = 1  # different data that its runs learned from
+    strategy: str = ""
 
     def values(self, column: str) -> list[float]:
         """Return the column's value of each run that has one. Costs are those of learning, without evaluation."""
@@ -55,7 +56,13 @@ def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
         single = {run["seed"]: run for run in members}  # a run done again is not another sample
         known = {run["data"]["set"] for run in single.values() if run.get("data")}
         groups.append(
-            Group(_label(flat, varying), list(single.values()), len(members) - len(single), max(1, len(known)))
+            Group(
+                _label(flat, varying),
+                list(single.values()),
+                len(members) - len(single),
+                max(1, len(known)),
+                flat["strategy"],
+            )
         )
     _fill_intransigence(groups)
     return groups
@@ -94,8 +101,9 @@ def _varying(flats: list[dict[str, Any]]) -> list[str]:
 def _label(flat: dict[str, Any], varying: list[str]) -> str:
     parts = [flat["strategy"]]
     for key in varying:
-        if key in flat and key != "strategy" and (key, flat[key]) != ("selector", "Everything"):
-            parts.append(str(flat[key]) if key in flat and "." not in key else f"{key.rpartition('.')[2]}={flat[key]}")
+        unset = flat.get(key) is None or (key, flat[key]) == ("selector", "Everything")
+        if not unset and key != "strategy":
+            parts.append(str(flat[key]) if "." not in key else f"{key.rpartition('.')[2]}={flat[key]}")
     return " ".join(parts)
 
 

@@ -49,7 +49,7 @@ COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "seconds": lambda r: f"{r['seconds']:.2f}",
     "memory": lambda r: size(r["peak_memory_bytes"]),
     "stored": lambda r: size(r["stored_bytes"]),
-    "trained": lambda r: si(r["trainable_parameters"] or None),
+    "trained": lambda r: _span(r["trainable_parameters"]),
     "energy": lambda r: "" if r["energy_joules"] is None else f"{si(r['energy_joules'])} J",
     "USD": lambda r: f"{r['usd']:.3g}" if r["usd"] else "",
 }
@@ -74,7 +74,8 @@ def bill_table(content: dict[str, Any], width: int = 100) -> Table:
         task = "all" if summed else "-" if r["task"] is None else str(r["task"])
         table.add_row(task, r["phase"], *(COLUMNS[head](r) for head in heads))
     table.add_section()
-    table.add_row("all", "total", *(COLUMNS[head](content["totals"]) for head in heads), style="bold")
+    whole = content["totals"] | {"trainable_parameters": 0}  # the largest of all is that of a warm-up, often
+    table.add_row("all", "total", *(COLUMNS[head](whole) for head in heads), style="bold")
     return table
 
 
@@ -125,9 +126,17 @@ def _sum(rows: list[dict[str, Any]], phase: str) -> dict[str, Any]:
         if key in ("task", "phase", "energy_source"):
             continue
         values = [r[key] for r in rows if r[key] is not None]
-        largest = key.endswith("_bytes") or key == "trainable_parameters"
-        total[key] = (max(values) if largest else sum(values)) if values else None
+        if key == "trainable_parameters":
+            total[key] = (min(values), max(values))
+        else:
+            total[key] = (max(values) if key.endswith("_bytes") else sum(values)) if values else None
     return total
+
+
+def _span(value: int | tuple[int, int]) -> str:
+    """Return how many parameters trained; from the fewest to the most where rows were summed."""
+    least, most = value if isinstance(value, tuple) else (value, value)
+    return si(most or None) if least == most else f"{si(least)} to {si(most)}"
 
 
 def si(value: float | None) -> str:

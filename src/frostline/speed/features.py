@@ -52,7 +52,8 @@ class Features:
         for column in run_columns(run, moment):
             if column.key in owed:
                 batches = column.source.batches(run.eval_batch_size)
-                self._keep(column.key, [self._before(run.model, batch.x) for batch in batches])
+                with run.strategy.serving(run.model, column.task):
+                    self._keep(column.key, [self._before(run.model, batch.x) for batch in batches])
 
     def read(self, run: Run, column: Column) -> Iterator[Work]:
         """Yield the column's batches with what is left of the forward pass; all of it the first time."""

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.loaders import LoaderSource
+from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
 from frostline.streams.build import assemble
 from frostline.streams.columns import natural
@@ -35,6 +37,7 @@ def image_folder(
     image_size: int = 64,
     workers: int | None = None,
     scaling: str = "imagenet",
+    in_memory: bool = False,
     validation: float = 0.0,
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
@@ -50,19 +53,31 @@ def image_folder(
 
     data_root may also be a data set of Hugging Face's with a column of images and one of classes, a folder or a name.
     workers: processes that read, None for as many as pay on this machine. scaling: of the pixels, as the model was trained:
-    'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1).
+    'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1). in_memory: read every image once, before training,
+    and keep it on the device that learns.
     """
     one_of("stream.scaling", scaling, SCALINGS)
     in_range("stream.image_size", image_size, 1)
     in_range("stream.workers", workers, 0, whole=True)
     sets = _open(Path(data_root).expanduser(), image_size, scaling)
-    seconds = _seconds_a_sample(sets[True])
+    seconds, size = _seconds_a_sample(sets[True]), 3 * image_size * image_size * 4
 
-    def source(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
-        size = 3 * image_size * image_size * 4
+    def loader(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
         return LoaderSource(
             sets[train], y, rows, task, device=device, workers=workers, sample_bytes=size, seconds=seconds
         )
+
+    @cache
+    def pixels(train: bool) -> torch.Tensor:
+        rows = torch.arange(len(sets[train]))
+        return torch.cat([batch.x for batch in loader(train, rows, rows, 0).batches(256)])
+
+    def held(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> TensorSource:
+        return TensorSource(pixels(train), y, rows, task)
+
+    if in_memory:
+        _check_room(size * sum(map(len, sets.values())), device)
+    source = held if in_memory else loader
 
     y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
     groups = class_groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
@@ -178,6 +193,19 @@ def _hugging_face(path: str, see: Any) -> dict[bool, Any]:
         is_train: _Rows(rows, kinds["Image"], kinds["ClassLabel"], see)
         for is_train, rows in ((True, train), (False, test))
     }
+
+
+def _check_room(size: int, device: str) -> None:
+    """Refuse images that would fill the memory of what learns; they are there twice while they are put together."""
+    import psutil
+
+    on_gpu = torch.device(device).type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    if 2 * size > free:
+        raise UsageError(
+            f"stream.in_memory=true: the images take {size / 2**30:.1f} GiB, twice that while they are read, of "
+            f"{free / 2**30:.1f} GiB free. Expected false, or a smaller stream.image_size."
+        )
 
 
 def _seconds_a_sample(images: Any) -> float:
