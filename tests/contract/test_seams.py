@@ -348,7 +348,7 @@ def test_streaming_covariance_is_the_papers_one_by_one():
     z, y = torch.randn(60, 4, dtype=torch.double), torch.randint(0, 3, (60,))
     ours = SLDA()
     for part in torch.arange(60).split(13):
-        ours._add(z[part], y[part], 3)
+        ours.learn(z[part], y[part], 3)
     means, counts = torch.zeros(3, 4, dtype=torch.double), torch.zeros(3)
     covariance = torch.zeros(4, 4, dtype=torch.double)
     for t in range(60):

@@ -1,7 +1,7 @@
-"""How many bytes things hold, and a digest of them."""
+"""How many bytes tensors hold, a digest of them, and steps of many at once."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,3 +42,18 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {k: v if str(k).endswith("generator") else to_device(v, device) for k, v in value.items()}
     return type(value)(to_device(v, device) for v in value) if isinstance(value, list | tuple) else value
+
+
+def lerp_each(into: Sequence[Tensor], values: Sequence[Tensor], share: float) -> None:
+    """Move each tensor in place by `share` of the way to its value, in one call."""
+    torch._foreach_lerp_(list(into), list(values), share)  # type: ignore[attr-defined]
+
+
+def add_products(into: Sequence[Tensor], a: Sequence[Tensor], b: Sequence[Tensor], scale: float) -> None:
+    """Add scale * a * b to each tensor in place, in one call."""
+    torch._foreach_addcmul_(list(into), list(a), list(b), value=scale)  # type: ignore[attr-defined]
+
+
+def differences(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    """Return a - b of each pair, in one call."""
+    return list(torch._foreach_sub(list(a), list(b)))  # type: ignore[attr-defined]

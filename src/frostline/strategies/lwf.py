@@ -17,10 +17,11 @@ from frostline.strategies.base import Strategy
 class LwF(Strategy):
     """Add strength * distillation from the model as it was before the task (Li & Hoiem 2017, arXiv 1606.09282).
 
-    The term is the KL divergence from the old to the new probabilities at `temperature`, over the classes learned so far;
-    in a task-incremental stream over each old task's own classes, summed. rescale: times temperature^2, so that its gradient
-    does not shrink with it (Hinton et al. 2015, van de Ven et al. 2022); the paper's formula and Avalanche's code leave it out.
-    Stores nothing between tasks; while one is learned, a copy of what trains. Adds an evaluation-mode forward pass a step.
+    The term is the KL divergence from the old to the new probabilities at `temperature`, over the classes learned so far; in
+    a task-incremental stream over each old task's own classes, summed. rescale: times temperature^2, so that its gradient
+    does not shrink with it (Hinton et al. 2015, van de Ven et al. 2022); the paper's formula and Avalanche's code leave it
+    out. Stores nothing between tasks; while one is learned, a copy of what trains. Adds an evaluation-mode forward pass a
+    step.
     """
 
     keeps = ("teacher", "groups")

@@ -1,0 +1,163 @@
+"""Gradients of single examples: their sums by layer where that is one product, else one by one."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from frostline.core.structure import parameter_of
+from frostline.core.types import Batch
+
+CHUNK_BYTES = 2**27  # of per-example gradients held at once
+
+Measure = Callable[
+    [Tensor, Tensor, Tensor | None], Tensor
+]  # of raw logits, targets and visible classes: one number a sample
+
+
+class ExampleSums:
+    """Sums over examples of |gradient of the measure|^power, for every parameter."""
+
+    def __init__(self, model: nn.Module, measure: Measure, power: int):
+        self.model, self.measure, self.power = model, measure, power
+        self.total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+        self.dense = _dense_layers(model)
+
+    def add(self, batch: Batch, y: Tensor, mask: Tensor | None, weight: Tensor | None = None) -> None:
+        """Add a batch's, each example times its weight."""
+        given = (batch.x, y, mask, weight)
+        sums = _dense_sums(self.model, self.measure, self.power, self.dense, *given)
+        rest = [n for n in self.total if n not in sums]
+        sums |= _other_sums(self.model, self.measure, self.power, rest, *given)
+        for name, value in sums.items():
+            self.total[name] += value
+
+    def over(self, count: int) -> dict[str, Tensor]:
+        """Return the means over so many examples."""
+        return {n: t / max(count, 1) for n, t in self.total.items()}
+
+
+def _raised(value: Tensor, power: int) -> Tensor:
+    return value.square() if power == 2 else value.abs()
+
+
+def _dense_layers(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers that share no weight with another module.
+
+    The head is one of them: a class that it hides has no gradient at its output.
+    """
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
+    return [
+        name
+        for name, m in model.named_modules()
+        if type(m) is nn.Linear and all(owners[id(p)] == 1 for p in m.parameters(recurse=False))
+    ]
+
+
+def _dense_sums(
+    model: nn.Module,
+    measure: Measure,
+    power: int,
+    dense: list[str],
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+) -> dict[str, Tensor]:
+    """Return the sums for the linear layers that saw one vector an example.
+
+    There the example's gradient is an outer product g a^T, so the sum of squares is (G * G)^T (A * A), and so for |G|, |A|:
+    two matrices a layer where one gradient an example would be thousands of times as much memory.
+    """
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in dense}
+
+    def watch(name: str) -> Callable[..., Tensor]:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not output.requires_grad:
+                output.requires_grad_()  # a frozen layer has a gradient at its output too
+            seen[name].append((_raised(inputs[0].detach(), power), output))
+            return output.clone()  # what follows may work in place; the gradient is wanted before that
+
+        return keep
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in dense]
+    try:
+        with torch.enable_grad():
+            loss = measure(model(x), y, mask).sum()
+    finally:
+        for handle in handles:
+            handle.remove()
+    usable = [name for name in dense if len(seen[name]) == 1 and seen[name][0][0].ndim == 2]
+    if not usable:
+        return {}
+    gradients = torch.autograd.grad(loss, [seen[name][0][1] for name in usable])
+    sums = {}
+    for name, g in zip(usable, gradients, strict=True):
+        g = _raised(g, power) if weight is None else weight[:, None] * _raised(g, power)
+        sums[parameter_of(name, "weight")] = g.T @ seen[name][0][0]
+        if model.get_submodule(name).bias is not None:
+            sums[parameter_of(name, "bias")] = g.sum(0)
+    return sums
+
+
+def _other_sums(
+    model: nn.Module,
+    measure: Measure,
+    power: int,
+    names: list[str],
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+) -> dict[str, Tensor]:
+    """Return the sums of any parameters, through one gradient an example, in chunks."""
+    sums = {n: torch.zeros_like(model.get_parameter(n)) for n in names}
+    chunk = max(1, CHUNK_BYTES // (4 * max(1, sum(p.numel() for p in sums.values()))))
+    for part in range(0, len(y) if names else 0, chunk):
+        rows = slice(part, part + chunk)
+        given = (x[rows], y[rows], None if mask is None else mask[rows])
+        for name, g in example_gradients(model, measure, *given, names=names).items():
+            flat = g.reshape(len(g), -1)
+            if weight is not None:
+                summed = weight[rows] @ _raised(flat, power)
+            else:
+                summed = torch.einsum("bi,bi->i", flat, flat) if power == 2 else flat.abs().sum(0)
+            sums[name] += summed.view_as(sums[name])
+    return sums
+
+
+def example_gradients(
+    model: nn.Module,
+    measure: Measure,
+    x: Tensor,
+    y: Tensor,
+    mask: Tensor | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Return each example's gradient of the measure, [B, ...], for the parameters named, all where None."""
+    values = {n: p.detach() for n, p in model.named_parameters()}
+    wanted = {n: v for n, v in values.items() if names is None or n in names}
+    fixed = {n: v for n, v in values.items() if n not in wanted} | {n: b.detach() for n, b in model.named_buffers()}
+
+    def of_one(weights: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        logits = functional_call(model, (weights, fixed), (x[None],))
+        return measure(logits, y[None], None if mask is None else mask[None]).sum()
+
+    in_dims = (None, 0, 0, None if mask is None else 0)
+    recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())  # has no rule for vmap
+    of_all = _one_by_one(grad(of_one)) if recurrent else vmap(grad(of_one), in_dims=in_dims, randomness="different")
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no rule for vmap: one call an example
+        return of_all(wanted, x, y, mask)
+
+
+def _one_by_one(of_one: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    """Return what vmap would of a function of (weights, x, y, mask), an example after another."""
+
+    def of_all(weights: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        each = [of_one(weights, x[i], y[i], None if mask is None else mask[i]) for i in range(len(y))]
+        return {name: torch.stack([grads[name] for grads in each]) for name in weights}
+
+    return of_all

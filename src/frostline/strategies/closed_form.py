@@ -1,0 +1,91 @@
+"""Classifiers in closed form on features that stand still: what SLDA, NCM, RanPAC, FeCAM and ACIL have in common."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.checks import UsageError, in_range
+from frostline.core.objectives import Classification
+from frostline.core.scope import Scope, evaluating, with_head
+from frostline.core.types import Task, TaskStream
+from frostline.strategies.base import Strategy
+
+
+@dataclass
+class ClosedForm(Strategy):
+    """Train the first `warmup_tasks` as usual, 0 for a pretrained net; after them no weight moves, and a task costs one pass.
+
+    Features are what the head is given. A subclass says what it learns from some of them, what it works out once a task is
+    over, and what then takes the head's place. Where no sample of a class was seen, its logit is 0.
+    """
+
+    name: ClassVar[str]
+
+    warmup_tasks: int = 1
+
+    def __post_init__(self) -> None:
+        in_range(f"strategy.{self.name}.warmup_tasks", self.warmup_tasks, 0)
+
+    def learn(self, z: Tensor, y: Tensor, classes: int) -> None:
+        """Take up features [B, D] of labels [B]."""
+        raise NotImplementedError
+
+    def solve(self) -> None:
+        """Work out what answers from here on; a task is over."""
+
+    def classifier(self) -> nn.Module | None:
+        """Return what makes logits of features, None before there is something."""
+        raise NotImplementedError
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        if not isinstance(getattr(model, "head", None), nn.Linear):
+            raise UsageError(
+                f"strategy={self.name}: {type(model).__name__} has no linear layer called `head` whose input could be "
+                "classified. Expected one: in a net of your own, self.head = nn.Linear(...)."
+            )
+        labels = stream[0].train.labels
+        if not isinstance(stream.objective, Classification) or labels.ndim > 1:
+            raise UsageError(f"strategy={self.name} needs one class a sample, which {stream.name} does not have.")
+
+    def parts(self, task: Task) -> Sequence[Task]:
+        """Return no training once the features stand still."""
+        return [task if task.index < self.warmup_tasks else replace(task, epochs=0)]
+
+    def after_task(self, scope: Scope, task: Task) -> None:
+        """Pass over the task's data once and solve for the classifier."""
+        model, classes = scope.model, scope.model.get_parameter("head.weight").shape[0]
+        if task.index < self.warmup_tasks - 1:
+            return  # the features will move again
+        with torch.no_grad(), evaluating(model):
+            with with_head(model, nn.Identity()):
+                for batch in task.train.batches(256):
+                    self.learn(model(batch.x), batch.y, classes)
+            self.solve()
+
+    @contextmanager
+    def serving(self, model: nn.Module, task: Task | None) -> Iterator[None]:
+        """Let the closed form answer, once there is one."""
+        classifier = self.classifier()
+        if classifier is None:
+            yield
+            return
+        with with_head(model, classifier.eval()):
+            yield
+
+
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Return a linear layer of these values."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
+    layer.weight.data = weight
+    if bias is not None:
+        layer.bias.data = bias
+    return layer
+
+
+def one_hot(y: Tensor, classes: int, like: Tensor) -> Tensor:
+    """Return labels [B] as rows [B, C] of zeros and a one."""
+    return torch.zeros(len(y), classes, dtype=like.dtype, device=like.device).scatter_(1, y[:, None], 1.0)

@@ -1,0 +1,98 @@
+"""FeCAM: each class has a shape of its own."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.moments import ClassMoments
+from frostline.strategies.closed_form import ClosedForm
+
+
+@dataclass
+class FeCAM(ClosedForm):
+    """Answer with the class whose mean is nearest in its own Mahalanobis distance (Goswami et al. 2023, arXiv 2309.14062).
+
+    tukey: the power to which features are raised, sign kept, so that they look more like a normal distribution; 1 leaves
+    them, as the authors do for transformers, whose features are negative too. shrink: the covariance gets shrink times its
+    mean variance on the diagonal and shrink times its mean covariance beside it. correlation: of each class is divided by its
+    deviations. covariance: 'class', or one that is 'shared'. normalise: features and means have length 1 when they are
+    compared, as in the authors' code; the paper leaves it out. A logit is minus the squared distance. Stores C x D + C x D x
+    D numbers.
+    """
+
+    name: ClassVar[str] = "fecam"
+    keeps = ("moments", "inverse")
+
+    tukey: float = 0.5
+    shrink: float = 1.0
+    correlation: bool = True
+    covariance: str = "class"
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("strategy.fecam.tukey", self.tukey, 0, 1, above=True)
+        in_range("strategy.fecam.shrink", self.shrink, 0)
+        one_of("strategy.fecam.covariance", self.covariance, ("class", "shared"))
+        self.moments = ClassMoments(self.covariance == "shared")
+        self.inverse = torch.zeros(0, 0, 0)
+
+    def learn(self, z: Tensor, y: Tensor, classes: int) -> None:
+        self.moments.add(powered(z, self.tukey), y, classes)
+
+    def solve(self) -> None:
+        counts = self.moments.counts.sum(0, keepdim=True) if self.covariance == "shared" else self.moments.counts
+        S = self.moments.scatters / (counts - 1).clamp(min=1)[:, None, None]
+        width = S.shape[1]
+        diagonal = S.diagonal(dim1=1, dim2=2)
+        variance = diagonal.mean(1)
+        some = (S != 0).sum((1, 2)) - (diagonal != 0).sum(
+            1
+        )  # features that never fire do not count, as in the authors' code
+        beside = (S.sum((1, 2)) - diagonal.sum(1)) / some.clamp(min=1)
+        eye = torch.eye(width, device=S.device)
+        S = S + self.shrink * (variance[:, None, None] * eye + beside[:, None, None] * (1 - eye))
+        S = torch.where((counts > 1)[:, None, None], S, eye)  # one sample has no shape
+        if self.correlation:
+            deviation = S.diagonal(dim1=1, dim2=2).clamp(min=1e-12).sqrt()
+            S = S / (deviation[:, :, None] * deviation[:, None, :])
+        inverse, failed = torch.linalg.inv_ex(S)
+        if bool(failed.any()) or not bool(inverse.isfinite().all()):
+            raise UsageError(
+                f"strategy.fecam.shrink={self.shrink}: a class has fewer samples than its {width} features have directions, "
+                "and its covariance no inverse. Expected more, 1 say."
+            )
+        self.inverse = inverse
+
+    def classifier(self) -> nn.Module | None:
+        if not len(self.inverse):
+            return None
+        return Mahalanobis(self.moments.means, self.inverse, self.moments.counts > 0, self.tukey, self.normalise)
+
+
+def powered(z: Tensor, power: float) -> Tensor:
+    """Return |z|^power with z's sign."""
+    return z if power == 1 else z.sign() * z.abs() ** power
+
+
+class Mahalanobis(nn.Module):
+    """Minus the squared distance to each class, in the metric of its own."""
+
+    def __init__(self, means: Tensor, inverse: Tensor, seen: Tensor, tukey: float, normalise: bool):
+        super().__init__()
+        self.tukey, self.normalise = tukey, normalise
+        self.means, self.inverse, self.seen = (
+            nn.Buffer(t) for t in (F.normalize(means) if normalise else means, inverse, seen)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return logits [B, C] of features [B, D]."""
+        z = powered(z, self.tukey)
+        z = F.normalize(z) if self.normalise else z
+        away = z[:, None] - self.means  # [B, C, D]
+        near = -(torch.matmul(away.transpose(0, 1), self.inverse) * away.transpose(0, 1)).sum(-1).T
+        return torch.where(self.seen, near, near.amin(1, keepdim=True))

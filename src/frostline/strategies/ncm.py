@@ -1,0 +1,66 @@
+"""Nearest class mean: the simplest classifier in closed form, and one that is hard to beat on good features."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline.core.checks import one_of
+from frostline.strategies.closed_form import ClosedForm, linear, one_hot
+
+
+@dataclass
+class NCM(ClosedForm):
+    """Keep the mean of each class's features and answer with the nearest (Mensink et al. 2013; SimpleCIL: Zhou et al. 2023).
+
+    SimpleCIL, arXiv 2303.07338, is this after one task of training, or none, with metric 'cosine'. metric: 'cosine', the
+    angle to the mean; 'euclidean', the distance; 'icarl', the distance between features and means of features that were all
+    normalised (Rebuffi et al. 2017). Stores C x D numbers.
+    """
+
+    name: ClassVar[str] = "ncm"
+    keeps = ("counts", "sums")
+
+    metric: str = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("strategy.ncm.metric", self.metric, METRICS)
+        self.counts, self.sums = torch.zeros(0), torch.zeros(0, 0)
+
+    def learn(self, z: Tensor, y: Tensor, classes: int) -> None:
+        if not len(self.counts):
+            self.counts, self.sums = z.new_zeros(classes), z.new_zeros(classes, z.shape[1])
+        hot = one_hot(y, classes, z)
+        self.counts = self.counts + hot.sum(0)
+        self.sums = self.sums + hot.T @ (F.normalize(z) if self.metric == "icarl" else z)
+
+    def classifier(self) -> nn.Module | None:
+        if not len(self.counts):
+            return None
+        return nearest_mean(self.sums / self.counts.clamp(min=1)[:, None], self.metric)
+
+
+METRICS = ("cosine", "euclidean", "icarl")
+
+
+class Normalised(nn.Module):
+    """A layer that is given normalised features."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return what the layer makes of z [B, D], each row of length 1."""
+        return self.layer(F.normalize(z))
+
+
+def nearest_mean(means: Tensor, metric: str) -> nn.Module:
+    """Return what makes logits of features, the largest for the nearest of the means [C, D]: minus half a squared distance."""
+    if metric != "euclidean":
+        means = F.normalize(means)
+    by_distance = linear(means, -0.5 * means.square().sum(1))
+    return by_distance if metric == "euclidean" else Normalised(by_distance)

@@ -1,0 +1,120 @@
+"""RanPAC: ridge regression on random features."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline.core.checks import UsageError, in_range
+from frostline.core.rng import generator
+from frostline.strategies.closed_form import ClosedForm, linear, one_hot
+
+RIDGES = [10.0**power for power in range(-8, 10)]  # the authors'
+
+
+@dataclass
+class RanPAC(ClosedForm):
+    """Solve W = (H^T H + ridge I)^-1 H^T Y for H = relu(features x a random matrix) (McDonnell et al. 2023, arXiv
+    2307.02251).
+
+    projection: columns of the random matrix, 0 for the features as they are. ridge: None takes the power of ten with the
+    least squared error on every fifth sample of the task, from a solution that has not seen these, as the authors' code does;
+    what then answers has seen all. Adds a pass and a solve a task and nothing to a step. Stores M x M + M x C numbers, twice
+    where the ridge is chosen, and draws the matrix again from its seed.
+    """
+
+    name: ClassVar[str] = "ranpac"
+    keeps = ("gram", "targets", "held_gram", "held_targets", "held", "weight", "chosen", "wide")
+
+    projection: int = 10_000
+    ridge: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("strategy.ranpac.projection", self.projection, 0)
+        in_range("strategy.ranpac.ridge", self.ridge, 0, above=True)
+        self.gram, self.targets, self.weight = torch.zeros(0, 0), torch.zeros(0, 0), torch.zeros(0, 0)
+        self.held_gram, self.held_targets = torch.zeros(0, 0), torch.zeros(0, 0)  # of this task's every fifth sample
+        self.held = 0  # samples of this task so far
+        self.chosen = 0.0
+        self.wide = 0  # features
+        self._matrix: Tensor | None = None
+
+    def matrix(self, like: Tensor) -> Tensor | None:
+        """Return the random matrix [D, M], drawn from the seed; None where features stay as they are."""
+        if self.projection and self._matrix is None:
+            self._matrix = torch.randn(self.wide, self.projection, generator=generator(self.seed, "ranpac")).to(like)
+        return self._matrix
+
+    def learn(self, z: Tensor, y: Tensor, classes: int) -> None:
+        self.wide = z.shape[1]
+        h, hot = projected(z, self.matrix(z)), one_hot(y, classes, z)
+        if not len(self.gram):
+            self.gram, self.targets = h.new_zeros(h.shape[1], h.shape[1]), h.new_zeros(h.shape[1], classes)
+        held = (torch.arange(len(y), device=y.device) + self.held) % 5 == 4
+        self.held += len(y)
+        if self.ridge is not None:
+            held = torch.zeros_like(held)
+        elif not len(self.held_gram):
+            self.held_gram, self.held_targets = torch.zeros_like(self.gram), torch.zeros_like(self.targets)
+        for rows, gram, targets in ((~held, self.gram, self.targets), (held, self.held_gram, self.held_targets)):
+            if len(gram):
+                gram.addmm_(h[rows].T, h[rows])
+                targets.addmm_(h[rows].T, hot[rows])
+
+    def solve(self) -> None:
+        self.chosen = self.ridge if self.ridge is not None else self._best()
+        if len(self.held_gram):
+            self.gram, self.targets = self.gram + self.held_gram, self.targets + self.held_targets
+            self.held_gram, self.held_targets, self.held = torch.zeros(0, 0), torch.zeros(0, 0), 0
+        found = dict(solutions(self.gram, self.targets, [self.chosen]))
+        if not found:
+            raise UsageError(
+                f"strategy.ranpac.ridge={self.ridge}: the features are too much alike. Expected a larger one."
+            )
+        self.weight = found[self.chosen].T.contiguous()
+
+    def _best(self) -> float:
+        """Return the ridge with the least squared error on what was held out: |Y|^2 - 2 tr W'H'Y + tr W'H'HW, but for |Y|^2."""
+        errors = {
+            ridge: float((W * (self.held_gram @ W - 2 * self.held_targets)).sum())
+            for ridge, W in solutions(self.gram, self.targets, RIDGES)
+        }
+        return min(errors, key=errors.__getitem__)
+
+    def classifier(self) -> nn.Module | None:
+        if not len(self.weight):
+            return None
+        matrix = self.matrix(self.weight)
+        return linear(self.weight) if matrix is None else nn.Sequential(Random(matrix), linear(self.weight))
+
+
+def projected(z: Tensor, matrix: Tensor | None) -> Tensor:
+    """Return relu(z matrix), or z where there is none."""
+    return z if matrix is None else F.relu(z @ matrix)
+
+
+class Random(nn.Module):
+    """relu(z W) of a fixed W."""
+
+    def __init__(self, matrix: Tensor):
+        super().__init__()
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return [B, M] of [B, D]."""
+        return projected(z, self.get_buffer("matrix"))
+
+
+def solutions(gram: Tensor, targets: Tensor, ridges: list[float]) -> Iterator[tuple[float, Tensor]]:
+    """Yield each ridge with its (gram + ridge I)^-1 targets, in double precision; left out where there is none."""
+    gram64, targets64 = gram.double(), targets.double()
+    for ridge in ridges:
+        eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+        factor, failed = torch.linalg.cholesky_ex(gram64 + ridge * eye)
+        if not int(failed):
+            yield ridge, torch.cholesky_solve(targets64, factor).to(gram)
