@@ -27,8 +27,9 @@ from frostline.selectors import Everything, Selector
 from frostline.speed.fast import Fast
 from frostline.strategies import Finetune, Strategy
 from frostline.streams import from_arrays
+from tests import programs
 
-ROOT = Path(__file__).parents[1]
+ROOT = programs.ROOT
 
 
 def assert_as_exact(ours: torch.Tensor, theirs: torch.Tensor, exact: torch.Tensor, name: str = "") -> None:
@@ -105,21 +106,20 @@ def make_run(digits: TaskStream) -> Callable[..., Run]:
 def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that starts `python run.py ...` in a folder and waits."""
 
-    def start(
+    programs.SERVED.set_forkserver_preload(list(programs.IMPORTED))
+
+    def run(
         folder: Path, *arguments: str, program: str = "run", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        entry = [str(ROOT / "run.py")] if program == "run" else ["-m", "frostline"]
-        return subprocess.run(
-            [sys.executable, *entry, *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            # one thread: two that wait for each other take ten times as long where something else is busy too
-            env={**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **environment},
-        )
+        # one thread: two that wait for each other take ten times as long where something else is busy too
+        own = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **environment}
+        if not environment:
+            return programs.start(folder, program, arguments, own)
+        entry = [str(ROOT / "run.py")] if program == "run" else ["-m", "frostline"]  # what is read when Python starts
+        command = [sys.executable, *entry, *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, env=own)
 
-    return start
+    return run
 
 
 def in_process(*arguments: str) -> tuple[int, str]:

@@ -262,7 +262,7 @@ def test_every_wrong_run_of_a_sweep_is_named(cli, tmp_path):
 def test_a_sweep_can_run_several_at_a_time(cli, tmp_path):
     """The same results as one after another, the machine's threads shared out, and a wrong run named by its process."""
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=together")
-    together = cli(tmp_path, *QUICK[:-1], "-m", *parallel, "seed=0,1", "trainer.epochs=1,0")
+    together = cli(tmp_path, *QUICK[:-1], "-m", *parallel, "seed=0,1", "trainer.epochs=1,0", PYTHONUNBUFFERED="1")
     assert together.returncode == 1
     for number in (1, 3):
         assert f"frostline: run {number}: trainer.epochs=0: expected a finite number >= 1." in together.stderr
@@ -293,7 +293,7 @@ def test_a_killed_sweep_takes_its_runs_with_it(tmp_path):
     finally:
         sweep.kill()
         sweep.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
@@ -433,7 +433,7 @@ def test_help_is_quick_and_complete(cli, tmp_path):
     begin = time.perf_counter()
     done = cli(tmp_path, "--help")
     assert done.returncode == 0
-    assert "strategy: continual_backprop, cumulative, der_pp, er_ace, ewc, finetune, joint, lwf," in done.stdout
+    assert "strategy: acil, agem, continual_backprop, cumulative, der_pp, ema, er_ace, ewc," in done.stdout
     assert time.perf_counter() - begin < 15  # a smoke bound; the figure is in the README
     probe = "import sys; sys.argv = ['run.py', '--help']; import runpy\ntry: runpy.run_path('run.py', run_name='__main__')\n"
     probe += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'wandb' not in sys.modules"

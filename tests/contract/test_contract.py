@@ -94,6 +94,16 @@ PAIRS = [
     for strategy, selector in itertools.product(STRATEGIES, SELECTORS)
     if strategy not in FOR_PERCEPTRONS or selector not in OF_TRANSFORMERS
 ]
+WHOLE = (
+    "finetune",
+    "replay",
+    "[replay,ewc]",
+    "[lwf,replay]",
+    "packnet",
+    "si",
+    "independent",
+    "gem",
+)  # resumed in full, not slow
 momentum = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
 
 
@@ -177,7 +187,11 @@ def test_the_bill_equals_a_run_counted_from_beginning_to_end(strategy, selector,
 
 @pytest.mark.parametrize(
     ("strategy", "selector"),
-    [p for p in PAIRS if p[1] in ("everything", "last_k") or (p[0] == "replay" and p[1] in ("lora", "rgn", *CHANGING))],
+    [
+        pytest.param(*p, marks=pytest.mark.slow if p[1] == "everything" and p[0] not in WHOLE else ())
+        for p in PAIRS
+        if p[1] in ("everything", "last_k") or (p[0] == "replay" and p[1] in ("lora", "rgn", *CHANGING))
+    ],
 )
 def test_resumed_equals_uninterrupted(strategy, selector, make_run):
     def build(save=None):

@@ -55,11 +55,11 @@ def away_from(gradient: Tensor, other: Tensor) -> Tensor:
 
 
 def orthonormal(vectors: Tensor, tolerance: float = 1e-5) -> Tensor:
-    """Return an orthonormal basis [K', P] of what vectors [K, P] span; those that add next to nothing are left out."""
+    """Return an orthonormal basis of what vectors [K, P] span, and zeros in place of those that add next to nothing."""
     if not vectors.numel():
         return vectors.new_zeros(0, vectors.shape[-1])
     _, s, v = torch.linalg.svd(vectors, full_matrices=False)
-    return v[s > tolerance * s.max()]
+    return v * (s > tolerance * s.max())[:, None]  # as many rows for every seed: their steps are priced alike
 
 
 def projected_layers(model: nn.Module) -> dict[str, nn.Module]:

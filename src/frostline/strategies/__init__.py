@@ -1,19 +1,39 @@
 """How to learn the next task without losing the last: one method a file, and Chain to combine them."""
 
+from frostline.strategies.acil import ACIL
+from frostline.strategies.agem import AGEM
 from frostline.strategies.base import Grads, Strategy
 from frostline.strategies.chain import Chain
 from frostline.strategies.continual_backprop import ContinualBackprop
 from frostline.strategies.der_pp import DERpp
+from frostline.strategies.ema import EMA
 from frostline.strategies.er_ace import ERACE
 from frostline.strategies.ewc import EWC
+from frostline.strategies.fecam import FeCAM
 from frostline.strategies.finetune import Finetune
+from frostline.strategies.from_scratch import FromScratch, Independent
+from frostline.strategies.frozen import Frozen
+from frostline.strategies.gem import GEM
+from frostline.strategies.gpm import GPM
 from frostline.strategies.joint import Cumulative, Joint
+from frostline.strategies.l2_sp import L2SP
 from frostline.strategies.lwf import LwF
+from frostline.strategies.mas import MAS
+from frostline.strategies.ncm import NCM
+from frostline.strategies.ogd import OGD
+from frostline.strategies.owm import OWM
 from frostline.strategies.packnet import PackNet
+from frostline.strategies.ranpac import RanPAC
 from frostline.strategies.replay import Replay
+from frostline.strategies.rwalk import RWalk
+from frostline.strategies.shrink_and_perturb import ShrinkAndPerturb
+from frostline.strategies.si import SI
 from frostline.strategies.slda import SLDA
+from frostline.strategies.task_arithmetic import TaskArithmetic
+from frostline.strategies.wise_ft import WiSEFT
 
 __all__ = [
-    "ERACE", "EWC", "SLDA", "Chain", "ContinualBackprop", "Cumulative", "DERpp", "Finetune", "Grads", "Joint", "LwF", "PackNet",
-    "Replay", "Strategy",
+    "ACIL", "AGEM", "EMA", "ERACE", "EWC", "GEM", "GPM", "L2SP", "MAS", "NCM", "OGD", "OWM", "SI", "SLDA", "Chain",
+    "ContinualBackprop", "Cumulative", "DERpp", "FeCAM", "Finetune", "FromScratch", "Frozen", "Grads", "Independent",
+    "Joint", "LwF", "PackNet", "RWalk", "RanPAC", "Replay", "ShrinkAndPerturb", "Strategy", "TaskArithmetic", "WiSEFT",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.checks import in_range, one_of
 from frostline.core.moments import ClassMoments
 from frostline.strategies.closed_form import ClosedForm
 
@@ -20,8 +20,8 @@ class FeCAM(ClosedForm):
     them, as the authors do for transformers, whose features are negative too. shrink: the covariance gets shrink times its
     mean variance on the diagonal and shrink times its mean covariance beside it. correlation: of each class is divided by its
     deviations. covariance: 'class', or one that is 'shared'. normalise: features and means have length 1 when they are
-    compared, as in the authors' code; the paper leaves it out. A logit is minus the squared distance. Stores C x D + C x D x
-    D numbers.
+    compared, as in the authors' code; the paper leaves it out. Where a covariance has no inverse, its pseudo-inverse takes
+    its place, as in the authors' code. A logit is minus the squared distance. Stores C x D + C x D x D numbers.
     """
 
     name: ClassVar[str] = "fecam"
@@ -60,13 +60,7 @@ class FeCAM(ClosedForm):
         if self.correlation:
             deviation = S.diagonal(dim1=1, dim2=2).clamp(min=1e-12).sqrt()
             S = S / (deviation[:, :, None] * deviation[:, None, :])
-        inverse, failed = torch.linalg.inv_ex(S)
-        if bool(failed.any()) or not bool(inverse.isfinite().all()):
-            raise UsageError(
-                f"strategy.fecam.shrink={self.shrink}: a class has fewer samples than its {width} features have directions, "
-                "and its covariance no inverse. Expected more, 1 say."
-            )
-        self.inverse = inverse
+        self.inverse = torch.linalg.pinv(S.double(), hermitian=True).float()
 
     def classifier(self) -> nn.Module | None:
         if not len(self.inverse):
