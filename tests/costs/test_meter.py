@@ -111,11 +111,13 @@ print(int(train[train.task == 4].peak_memory_bytes.iloc[0]))
 @pytest.mark.parametrize("strategy", ["'finetune'", "'replay'"])
 def test_the_bills_memory_is_not_that_of_the_reference(strategy):
     """A twin with full gradients and Adam's state is 144 MB here, which partial retraining never needs."""
-    found = [
-        int(subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", MEASURE.format(strategy=strategy, steps=steps)],
-            capture_output=True, text=True, check=True,
-        ).stdout)
-        for steps in (0, 3)
-    ]  # fmt: skip
-    assert found[1] == pytest.approx(found[0], rel=0.03)
+
+    def measured(steps):
+        command = [sys.executable, "-W", "ignore", "-c", MEASURE.format(strategy=strategy, steps=steps)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    least = [measured(0), measured(3)]
+    for _ in range(2):  # what the allocator keeps for itself differs from process to process, and only ever adds
+        if least[1] != pytest.approx(least[0], rel=0.03):
+            least = [min(least[0], measured(0)), min(least[1], measured(3))]
+    assert least[1] == pytest.approx(least[0], rel=0.03)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from frostline.core.checks import UsageError
+from frostline.core.checks import UsageError, one_of
 from frostline.report.console import plainly
 
 app = typer.Typer(
@@ -53,11 +53,20 @@ def export(
 
 
 @app.command(name="list")
-def list_options() -> None:
+def list_options(
+    what: Annotated[
+        str | None, typer.Argument(help="'strategies': their table, with papers and what they store.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="The table as docs/strategies.md has it.")] = False,
+) -> None:
     """List what can be chosen: streams, models, strategies, selectors, experiments."""
-    from frostline.app.listing import show_options
+    from frostline.app.listing import show_options, show_strategies
 
-    show_options()
+    if what is None:
+        show_options()
+        return
+    one_of("frostline list", what, ("strategies",))
+    show_strategies(markdown)
 
 
 @app.command()

@@ -81,17 +81,17 @@ def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        context = HydraConfig.get()
+        launcher = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
+        if os.getpid() != here and str(launcher).endswith(".JoblibLauncher"):  # before the seconds that importing takes
+            _end_with(here)
         expand(cfg)
         _import_trainer()
         from frostline.app.job import execute
         from frostline.app.resuming import resume
 
-        context = HydraConfig.get()
         overrides: Any = OmegaConf.to_container(context.overrides.task, resolve=False)  # references as they were typed
-        if os.getppid() == here:  # a worker process, which the launcher started
-            _end_with(here)
         folder = Path(context.runtime.output_dir)
-        launcher = context.launcher._target_ if context.mode == RunMode.MULTIRUN else None
         sweep = Path(context.sweep.dir).absolute() if launcher else None
         alone = launcher is None or launcher.endswith(".BasicLauncher")
         _refuse_merged(context, overrides)
@@ -159,7 +159,7 @@ def _import_trainer() -> None:
 
 
 def _end_with(sweep: int) -> None:
-    """Let this worker process end when the sweep is killed: its run would go on unseen, beside whoever resumes it."""
+    """Let this worker end when the sweep is killed, or has been: its run would go on unseen, beside whoever resumes it."""
     name = f"watch {sweep}"
     if all(thread.name != name for thread in threading.enumerate()):  # a worker does one job after another
 

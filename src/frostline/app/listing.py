@@ -2,6 +2,7 @@
 
 import os
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -29,9 +30,24 @@ def show_options() -> None:
         table = Table(title=f"{group}=", title_justify="left", show_header=False, box=None, padding=(0, 2))
         for path in sorted((conf_dir() / group).glob("*.yaml")):
             comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
-            said = [c for c in comments if not c.startswith("@package")]
+            said = [c for c in comments if not c.startswith(("@package", "family:"))]
             table.add_row(path.stem, escape(said[0]) if said else "")
         console.print(table)
+
+
+def show_strategies(markdown: bool) -> None:
+    """Print the table of strategies: what each does, its paper, what it stores and adds to a step."""
+    from frostline.app.strategy_table import as_markdown, strategy_rows
+
+    if markdown:
+        print(as_markdown())
+        return
+    table = Table(title="strategy=", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("strategy", "family", "what it does", "arXiv", "stores", "adds to a step"):
+        table.add_column(column, overflow="fold")
+    for row in strategy_rows():
+        table.add_row(*map(escape, (row.name, row.family, row.what, row.paper, row.stores, row.adds)))
+    wide_console().print(table)
 
 
 def show_doctor(data_root: str | None) -> None:

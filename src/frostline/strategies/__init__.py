@@ -4,15 +4,18 @@ from frostline.strategies.acil import ACIL
 from frostline.strategies.agem import AGEM
 from frostline.strategies.base import Grads, Strategy
 from frostline.strategies.chain import Chain
+from frostline.strategies.cls_er import CLSER
 from frostline.strategies.continual_backprop import ContinualBackprop
 from frostline.strategies.der_pp import DERpp
 from frostline.strategies.ema import EMA
 from frostline.strategies.er_ace import ERACE
 from frostline.strategies.ewc import EWC
+from frostline.strategies.fdr import FDR
 from frostline.strategies.fecam import FeCAM
 from frostline.strategies.finetune import Finetune
 from frostline.strategies.from_scratch import FromScratch, Independent
 from frostline.strategies.frozen import Frozen
+from frostline.strategies.gdumb import GDumb
 from frostline.strategies.gem import GEM
 from frostline.strategies.gpm import GPM
 from frostline.strategies.joint import Cumulative, Joint
@@ -30,10 +33,12 @@ from frostline.strategies.shrink_and_perturb import ShrinkAndPerturb
 from frostline.strategies.si import SI
 from frostline.strategies.slda import SLDA
 from frostline.strategies.task_arithmetic import TaskArithmetic
+from frostline.strategies.wa import WA
 from frostline.strategies.wise_ft import WiSEFT
 
 __all__ = [
-    "ACIL", "AGEM", "EMA", "ERACE", "EWC", "GEM", "GPM", "L2SP", "MAS", "NCM", "OGD", "OWM", "SI", "SLDA", "Chain",
-    "ContinualBackprop", "Cumulative", "DERpp", "FeCAM", "Finetune", "FromScratch", "Frozen", "Grads", "Independent",
-    "Joint", "LwF", "PackNet", "RWalk", "RanPAC", "Replay", "ShrinkAndPerturb", "Strategy", "TaskArithmetic", "WiSEFT",
+    "ACIL", "AGEM", "CLSER", "EMA", "ERACE", "EWC", "FDR", "GEM", "GPM", "L2SP", "MAS", "NCM", "OGD", "OWM", "SI",
+    "SLDA", "WA", "Chain", "ContinualBackprop", "Cumulative", "DERpp", "FeCAM", "Finetune", "FromScratch", "Frozen",
+    "GDumb", "Grads", "Independent", "Joint", "LwF", "PackNet", "RWalk", "RanPAC", "Replay", "ShrinkAndPerturb",
+    "Strategy", "TaskArithmetic", "WiSEFT",
 ]  # fmt: skip

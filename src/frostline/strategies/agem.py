@@ -20,7 +20,7 @@ from frostline.strategies.gem import gradient_on
 class AGEM(Strategy):
     """Take out of the gradient what points against that of samples from memory (Chaudhry et al. 2019, arXiv 1812.00420).
 
-    Each step adds a forward and a backward pass over `batch_size` samples, as many as came in where None, and two passes over
+    Adds a forward and a backward pass over `batch_size` samples, as many as came in where None, and two passes over
     the gradient. buffer: reservoir, class_balanced or ring; the paper's keeps equally many of each task. Stores samples.
     """
 

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from frostline.core.checks import UsageError
+from frostline.core.objectives import Classification
 from frostline.core.scope import Scope
 from frostline.core.step import Step
 from frostline.core.tensors import tensor_bytes
@@ -132,6 +134,12 @@ class Strategy:
     def uses(self, hook: str) -> bool:
         """Tell whether this method does anything of its own at `hook`, so that the loop can leave out what nobody needs."""
         return getattr(type(self), hook) is not getattr(Strategy, hook)
+
+
+def needs_classes(name: str, stream: TaskStream) -> None:
+    """Raise UsageError where samples have no single class each."""
+    if not isinstance(stream.objective, Classification) or stream[0].train.labels.ndim > 1:
+        raise UsageError(f"strategy={name} needs one class a sample, which {stream.name} does not have.")
 
 
 def _state(value: Any) -> Any:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, in_range
-from frostline.core.objectives import Classification
 from frostline.core.scope import Scope, evaluating, with_head
 from frostline.core.types import Task, TaskStream
-from frostline.strategies.base import Strategy
+from frostline.strategies.base import Strategy, needs_classes
 
 
 @dataclass
@@ -47,9 +46,7 @@ class ClosedForm(Strategy):
                 f"strategy={self.name}: {type(model).__name__} has no linear layer called `head` whose input could be "
                 "classified. Expected one: in a net of your own, self.head = nn.Linear(...)."
             )
-        labels = stream[0].train.labels
-        if not isinstance(stream.objective, Classification) or labels.ndim > 1:
-            raise UsageError(f"strategy={self.name} needs one class a sample, which {stream.name} does not have.")
+        needs_classes(self.name, stream)
 
     def parts(self, task: Task) -> Sequence[Task]:
         """Return no training once the features stand still."""

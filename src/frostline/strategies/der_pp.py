@@ -22,7 +22,7 @@ class DERpp(Strategy):
     Buzzega et al. 2020, arXiv 2004.07211. Both terms have a draw of their own, as in the paper; the squared error is the mean
     over logits, as in the authors' code. The memory is a reservoir over all batches, with the raw logits that the model gave
     when they passed. beta=0 is DER, without its second draw. Random images (trainer.augment) are drawn anew for stored
-    samples, their logits are those of the image that was seen. Stores samples and logits; adds up to twice the incoming batch
+    samples, their logits are those of the image that was seen. Stores samples and logits. Adds up to twice the incoming batch
     to a step. It owns the loss.
     """
 

@@ -25,6 +25,7 @@ class EWC(Quadratic):
     taken over all weights, since a layer that is frozen today may thaw tomorrow; only thawed ones are penalised. Other
     people's coefficients: codes without the factor 1/2 (Avalanche, Hsu et al. 2018) write lambda for strength = 2 lambda, van
     de Ven's with it the same number; codes that square the gradient of a batch's mean have a Fisher up to B times smaller.
+    Stores two numbers a weight. Adds a pass over the weights to a step.
     """
 
     name: ClassVar[str] = "ewc"

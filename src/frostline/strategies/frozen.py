@@ -10,7 +10,7 @@ from frostline.strategies.base import Strategy
 
 @dataclass
 class Frozen(Strategy):
-    """Learn the first `warmup_tasks` and nothing after them: what never learning gets right. Stores nothing, adds nothing."""
+    """Learn the first `warmup_tasks` and nothing after them: what never learning gets right. Stores nothing."""
 
     warmup_tasks: int = 1
 

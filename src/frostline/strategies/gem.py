@@ -20,10 +20,10 @@ from frostline.strategies.base import Grads, Strategy
 class GEM(Strategy):
     """Step along the gradient nearest to the task's own that raises no old task's loss (Lopez-Paz & Ranzato 2017).
 
-    arXiv 1706.08840. `per_task` samples of each task are remembered. Each step adds a forward and a backward pass over every
-    old task's samples, and a quadratic program with a variable a task where one of them would suffer. margin: the paper's
-    gamma, which favours old tasks further. Here it is a random choice of the task's samples that is remembered; the authors
-    take its last ones.
+    arXiv 1706.08840. `per_task` samples of each task are remembered. Stores samples. Adds a forward and a backward pass over
+    every old task's samples to a step, and a quadratic program with a variable a task where one of them would suffer. margin:
+    the paper's gamma, which favours old tasks further. Here it is a random choice of the task's samples that is remembered;
+    the authors take its last ones.
     """
 
     keeps = ("memory",)

@@ -30,7 +30,7 @@ class _Union(Strategy):
 class Joint(_Union):
     """Wait until the last task has arrived, then learn all tasks at once.
 
-    No row of the accuracy matrix between the first and the last exists, so metrics that need them are null.
+    Stores all data. No row of the accuracy matrix between the first and the last exists, so metrics that need them are null.
     """
 
     def task(self, stream: TaskStream, index: int) -> Task | None:
@@ -41,7 +41,7 @@ class Joint(_Union):
 
 @dataclass
 class Cumulative(_Union):
-    """Learn from the data of all tasks so far, each time a task arrives."""
+    """Learn from the data of all tasks so far, each time a task arrives. Stores all data."""
 
     def task(self, stream: TaskStream, index: int) -> Task | None:
         """Return the union of the tasks up to this one."""

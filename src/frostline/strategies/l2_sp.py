@@ -18,7 +18,8 @@ class L2SP(Quadratic):
 
     Li et al. 2018 (L2-SP, arXiv 1802.01483), where these are pretrained ones: the head, which is new, is drawn to 0 by
     head_strength instead. With to_start it is drawn to its start as all else: that is Kumar et al. 2023 (L2-Init, arXiv
-    2308.11958), for nets that must stay able to learn; their own formula has no factor 1/2. Stores one number a weight.
+    2308.11958), for nets that must stay able to learn; their own formula has no factor 1/2. Stores one number a weight. Adds
+    a pass over the weights to a step.
     """
 
     name: ClassVar[str] = "l2_sp"

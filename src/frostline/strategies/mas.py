@@ -18,7 +18,7 @@ class MAS(Quadratic):
     Omega_i is the mean over samples of |d |f(x)|^2 / d theta_i| for the logits f, summed over tasks; no label is needed.
     There is no factor 1/2, as in the paper. The authors' code takes the absolute value of a batch's summed gradient, in which
     samples cancel; here it is each sample's own, as in the paper. decay: of the old importance, 1 as in the paper. samples:
-    of the task it is estimated from, all where None. Stores two numbers a weight.
+    of the task it is estimated from, all where None. Stores two numbers a weight. Adds a pass over the weights to a step.
     """
 
     name: ClassVar[str] = "mas"

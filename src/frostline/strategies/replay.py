@@ -21,7 +21,8 @@ class Replay(Strategy):
     The number of steps stays that of the task's own data; the batch grows by `batch_size` samples (as many as came in,
     where None), or by all that is held if that is fewer. buffer: reservoir, class_balanced or ring.
     update: 'task' fills the buffer from the task's training data when the task ends, so that within a task only older
-    tasks are replayed; 'step' offers every batch as it passes (for streams that are seen once).
+    tasks are replayed; 'step' offers every batch as it passes (for streams that are seen once). Stores samples. Adds
+    `batch_size` samples to a step.
     """
 
     keeps = ("memory",)

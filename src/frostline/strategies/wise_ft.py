@@ -18,8 +18,8 @@ class WiSEFT(Strategy):
     2109.01903).
 
     before: the weights with which the 'task' began, or those of the 'start', before any training, as in the paper, which has
-    one task. warmup_tasks keep all that they learned. Running statistics are met halfway too. Adds nothing to a step. Stores,
-    while a task is learned, a copy of what trains; from the start one of all that has trained.
+    one task. warmup_tasks keep all that they learned. Running statistics are met halfway too. Adds nothing to a step. Stores
+    while a task is learned a copy of what trains; from the start one of all that has trained.
     """
 
     keeps = ("old",)

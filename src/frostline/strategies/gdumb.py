@@ -1,0 +1,45 @@
+"""GDumb: a balanced memory, and a net that learns from nothing else, from scratch, at every task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from frostline.core.buffers import Buffer
+from frostline.core.checks import in_range
+from frostline.core.rng import generator
+from frostline.core.sources import MemorySource
+from frostline.core.types import Task
+from frostline.strategies.from_scratch import FromScratch
+
+
+@dataclass
+class GDumb(FromScratch):
+    """Keep equally many samples of each class and train the net on them alone, from the start, at each task (Prabhu et al.
+    2020).
+
+    ECCV 2020. epochs: passes over the memory, as many as trainer.epochs where None; the authors take 256 with a rate that is
+    restarted again and again, and CutMix on all but MNIST (trainer.epochs=30 there). Stores samples, and the initial values
+    of what trains.
+    """
+
+    keeps = ("initial", "fresh", "memory", "offered")
+
+    capacity: int = 500
+    epochs: int | None = None
+    seed: int = 0
+    offered: int = field(default=0, init=False)  # tasks
+
+    def __post_init__(self) -> None:
+        in_range("strategy.gdumb.capacity", self.capacity, 1)
+        in_range("strategy.gdumb.epochs", self.epochs, 1)
+        self.memory = Buffer(self.capacity, "class_balanced", self.seed)
+
+    def parts(self, task: Task) -> Sequence[Task]:
+        """Offer the task's samples to the memory, and learn from what is there."""
+        if self.offered == task.index:
+            order = torch.randperm(len(task.train), generator=generator(self.seed, "gdumb", task.index))
+            for batch in task.train.batches(1024, order):
+                self.memory.add(batch)
+            self.offered += 1
+        return [replace(task, train=MemorySource(self.memory.all()), epochs=self.epochs or task.epochs)]
