@@ -252,3 +252,24 @@ def test_layers_of_any_size_equal_their_closed_form(kind, data):
     with torch.no_grad():
         assert count_flops(lambda: layer(*inputs), uncounted) == forward, (kind, [list(x.shape) for x in inputs])
     assert not uncounted
+
+
+def test_linear_algebra_counts_what_lapack_does():
+    """Textbook counts; nothing that a closed form calls is left without one."""
+    n, k = 60, 7
+    a, b = torch.eye(n) + 0.1, torch.ones(n, k)
+    factor, wide = torch.linalg.cholesky(a), torch.randn(90, n)
+    expected = {
+        "cholesky": (lambda: torch.linalg.cholesky_ex(a), n**3 / 3),
+        "cholesky_solve": (lambda: torch.cholesky_solve(b, factor), 2 * n**2 * k),
+        "solve": (lambda: torch.linalg.solve(a, b), 2 / 3 * n**3 + 2 * n**2 * k),
+        "inv": (lambda: torch.linalg.inv(a), 2 * n**3),
+        "eigh": (lambda: torch.linalg.eigh(a), 9 * n**3),
+        "svd": (lambda: torch.linalg.svd(wide, full_matrices=False), 6 * 90 * n**2 + 20 * n**3),
+        "qr": (lambda: torch.linalg.qr(wide), 4 * 90 * n**2 - 4 / 3 * n**3),
+        "pinv": (lambda: torch.linalg.pinv(a, hermitian=True), 9 * n**3 + 2 * n**3),
+    }
+    for name, (work, flops) in expected.items():
+        uncounted: set[str] = set()
+        assert count_flops(work, uncounted) == pytest.approx(flops, abs=1), name
+        assert not uncounted, name

@@ -107,6 +107,39 @@ def _addbmm(into, a, b, *args, out_val=None, **_):
     return 2 * a.numel() * b.shape[2]
 
 
+def _square(factor):
+    """Count factor * n^3 for each n x n matrix, as LAPACK's own documents do (Anderson et al. 1999, appendix C)."""
+    return lambda a, *args, out_val=None, **_: round(factor * prod(a.shape[:-2]) * a.shape[-1] ** 3)
+
+
+def _solve(a, b, *args, out_val=None, **_):
+    """Count the factors of A, 2/3 n^3, and two triangular solves for each right side."""
+    return _square(2 / 3)(a) + 2 * a.shape[-1] * b.numel()
+
+
+def _cholesky_solve(b, factor, *args, out_val=None, **_):
+    """Count two triangular solves for each right side."""
+    return 2 * factor.shape[-1] * b.numel()
+
+
+def _svd(a, full_matrices=False, compute_uv=True, *args, out_val=None, **_):
+    """Count 6 m n^2 + 20 n^3 with both sides' vectors, 2 m n^2 + 2 n^3 for the values alone (Golub & Van Loan, 8.6)."""
+    m, n = max(a.shape[-2:]), min(a.shape[-2:])
+    return prod(a.shape[:-2]) * (6 * m * n**2 + 20 * n**3 if compute_uv else 2 * m * n**2 + 2 * n**3)
+
+
+def _qr(a, *args, out_val=None, **_):
+    """Count the factors and the columns of Q: 4 m n^2 - 4/3 n^3."""
+    m, n = max(a.shape[-2:]), min(a.shape[-2:])
+    return round(prod(a.shape[:-2]) * (4 * m * n**2 - 4 / 3 * n**3))
+
+
+def _pinv(a, *args, hermitian=False, out_val=None, **_):
+    """Count the eigenvalues or the singular values, and the product of the vectors."""
+    m, n = max(a.shape[-2:]), min(a.shape[-2:])
+    return (_square(9)(a) if hermitian else _svd(a)) + 2 * prod(a.shape[:-2]) * m * n**2
+
+
 OWN_FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution: _convolution,
     aten.convolution_backward: _convolution_backward,
@@ -125,6 +158,14 @@ OWN_FORMULAS: dict[Any, Callable[..., int]] = {
     aten.vdot: _products(0),
     aten.addr: _outer,
     aten.addbmm: _addbmm,
+    aten.linalg_cholesky_ex: _square(1 / 3),
+    aten.cholesky_solve: _cholesky_solve,
+    aten._linalg_solve_ex: _solve,
+    aten.linalg_inv_ex: _square(2),
+    aten._linalg_eigh: _square(9),  # with vectors (Golub & Van Loan)
+    aten._linalg_svd: _svd,
+    aten.linalg_qr: _qr,
+    aten.linalg_pinv: _pinv,
 }
 HAVE_PRODUCTS = re.compile(  # operators of torch's with products in them: one without a formula is named, not taken for free
     "rnn|lstm|gru|conv|attention|matmul|(^|_)linear|(^|_)(mm|bmm|mv|dot|addr)($|_)|cdist|pdist|linalg_(?!check)|cholesky|triangular|svd|(^|_)qr|"
