@@ -40,6 +40,13 @@ FAMILIES = {
     "lisa": (*DIGITS, "selector=lisa", "selector.interval=7"),
     "autofreeze": (*DIGITS, "selector=autofreeze", "optimizer=adam"),
     "cache and delta": (*DIGITS, "strategy=partial", "checkpoint.delta=true", "schedule=cosine"),
+    "si": (*DIGITS, "strategy=si"),
+    "gpm": (*DIGITS, "strategy=gpm", "strategy.gpm.samples=20"),
+    "gem and wise_ft": (*DIGITS, "strategy=[gem,wise_ft]", "strategy.gem.per_task=20"),
+    "cls_er": (*DIGITS, "strategy=cls_er"),
+    "gdumb": (*DIGITS, "strategy=gdumb"),
+    "independent": (*DIGITS, "strategy=independent", "stream.scenario=task"),
+    "ranpac": (*DIGITS, "strategy=ranpac", "strategy.ranpac.projection=50"),
     "seeds at once": (*DIGITS, "strategy=replay", "trainer.seeds=[0,1,2]"),
     "images, workers, augmentation": (
         "stream=image_folder", "stream.data_root=../photos", "stream.tasks=2", "stream.image_size=12", "stream.workers=1",

@@ -163,7 +163,7 @@ def test_oneDNNs_lstm_is_not_free(name):
 
 def test_cudnns_recurrent_layers_by_their_formula():
     """Its operators run on a GPU only; the formula is that of oneDNN's."""
-    from frostline.costs.flops import OWN_FORMULAS
+    from frostline.costs.formulas import OWN_FORMULAS
 
     x, weights = torch.randn(8, 4, 16), [torch.randn(128, 16), torch.randn(128, 32), torch.randn(128), torch.randn(128)]
     forward = 2 * 8 * 4 * 4 * 32 * (16 + 32)

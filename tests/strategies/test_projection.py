@@ -17,7 +17,7 @@ from frostline.core.projection import away_from, into_cone, layer_inputs, orthon
 from frostline.core.rng import generator
 from frostline.loop.training import run_stream
 from frostline.models import cnn, mlp
-from frostline.strategies import AGEM, GEM, GPM, OGD, OWM
+from frostline.strategies import ACIL, AGEM, GEM, GPM, OGD, OWM, FeCAM, RanPAC
 from frostline.strategies.gpm import grown
 from frostline.strategies.ogd import right_logit
 from frostline.streams import from_arrays
@@ -188,3 +188,22 @@ def test_directions_are_each_samples_own_gradient_of_its_classes_logit(digits):
         for n, p in model.named_parameters():
             torch.testing.assert_close(found[n][i], p.grad)
     assert (orthonormal(torch.ones(3, 4)).abs().sum(1) > 0).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: OGD(samples=50), r"strategy\.ogd\.samples=50"),
+        (lambda: RanPAC(projection=2000), r"strategy\.ranpac\.projection=2000"),
+        (lambda: ACIL(projection=2000), r"strategy\.acil\.projection=2000"),
+        (FeCAM, r"strategy\.fecam\.covariance=class"),
+        (GPM, "GPM: a square"),
+        (OWM, "OWM: a square"),
+    ],
+)
+def test_what_would_not_fit_is_refused_before_any_training(build, named, digits, monkeypatch):
+    model = mlp(digits.shape, digits.classes, hidden=[50])
+    build().check(model, digits)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000}))
+    with pytest.raises(ValueError, match=named + r".* would take .* free\. Expected "):
+        build().check(model, digits)

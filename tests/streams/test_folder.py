@@ -115,5 +115,5 @@ def test_images_in_memory_are_those_that_a_loader_reads(tmp_path):
 def test_images_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     make(tmp_path)
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
-    with pytest.raises(UsageError, match=r"in_memory=true: .*Expected false"):
+    with pytest.raises(UsageError, match=r"in_memory=true would take .*Expected false"):
         image_folder(str(tmp_path), tasks=2, image_size=8, in_memory=True)

@@ -15,6 +15,7 @@ FAMILIES = (
     "baseline", "regularisation", "replay", "gradient projection", "heads", "closed form", "architecture", "weight space",
     "plasticity",
 )  # fmt: skip
+OTHER = "other"  # of a file that names none
 
 
 class Row(NamedTuple):
@@ -31,13 +32,14 @@ class Row(NamedTuple):
 def strategy_rows() -> list[Row]:
     """Return every strategy that can be chosen, by family and name."""
     rows = [_row(path) for path in (conf_dir() / "strategy").glob("*.yaml")]
-    return sorted(rows, key=lambda row: (FAMILIES.index(row.family), row.name))
+    order = {family: place for place, family in enumerate(FAMILIES)}
+    return sorted(rows, key=lambda row: (order.get(row.family, len(order)), row.family, row.name))
 
 
 def _row(path: Path) -> Row:
     text = path.read_text()
     comments = [line[2:].strip() for line in text.splitlines() if line.startswith("# ") and "@package" not in line]
-    family = next(c.removeprefix("family: ") for c in comments if c.startswith("family: "))
+    family = next((c.removeprefix("family: ") for c in comments if c.startswith("family: ")), OTHER)
     what = " ".join(c for c in comments if not c.startswith("family: "))
     target = next(node["_target_"] for node in yaml.safe_load(text).values() if isinstance(node, dict))
     said = " ".join((inspect.getdoc(get_class(target)) or "").split())
@@ -48,9 +50,7 @@ def _row(path: Path) -> Row:
 def _sentence(said: str, verb: str) -> str:
     """Return what the sentence says that begins with the verb; nothing where the docstring has none."""
     found = re.search(rf"(?:^|[.:;)] ){verb} ([^.]*(?:\.\d[^.]*)*)\.", said)
-    if found is None:
-        return ""
-    return re.sub(rf"\b{verb.lower()}\b ", "", found[1])
+    return "" if found is None else found[1]
 
 
 def as_markdown() -> str:

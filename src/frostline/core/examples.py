@@ -13,9 +13,8 @@ from frostline.core.types import Batch
 
 CHUNK_BYTES = 2**27  # of per-example gradients held at once
 
-Measure = Callable[
-    [Tensor, Tensor, Tensor | None], Tensor
-]  # of raw logits, targets and visible classes: one number a sample
+# Of raw logits, targets and visible classes: one number a sample.
+Measure = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class ExampleSums:

@@ -1,6 +1,6 @@
 """Gradients that leave old knowledge alone: cones and subspaces that a gradient is projected to."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -62,7 +62,7 @@ def orthonormal(vectors: Tensor, tolerance: float = 1e-5) -> Tensor:
     return v * (s > tolerance * s.max())[:, None]  # as many rows for every seed: their steps are priced alike
 
 
-def projected_layers(model: nn.Module) -> dict[str, nn.Module]:
+def projected_layers(model: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     """Return the layers whose gradient is a product with their input: linear ones and plain convolutions."""
     return {
         name: m
@@ -114,9 +114,3 @@ def project_layer(name: str, grads: dict[str, Tensor], projection: Tensor) -> di
     out = (torch.cat([wide, one], 1) if has_bias else wide) @ projection
     found = {parameter_of(name, "weight"): out[:, : wide.shape[1]].reshape(weight.shape)}
     return found if bias is None else {**found, parameter_of(name, "bias"): out[:, -1]}
-
-
-def others_zero(grads: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return zeros for what belongs to none of the layers: norms and the like stand still."""
-    own = {parameter_of(name, part) for name in layers for part in ("weight", "bias")}
-    return {name: torch.zeros_like(g) for name, g in grads.items() if name not in own}

@@ -1,6 +1,6 @@
 """Scope: the model and the names of the parameters that this task may change."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -74,11 +74,24 @@ class Scope:
                     p.grad = None
 
 
+def tensors_of(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the model's own parameters and buffers of these names."""
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {name: own[name] for name in names}
+
+
+def stop_statistics(model: nn.Module) -> None:
+    """Let the running statistics of norms that are about to learn stand still; Scope.thawed gives them their mode back."""
+    for module in model.modules():
+        if "running_mean" in module._buffers:
+            module.eval()
+
+
 @contextmanager
 def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the model hold other values in the parameters and buffers named, for the block; shapes stay."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    kept = {name: own[name].data for name in tensors}
+    own = tensors_of(model, tensors)
+    kept = {name: t.data for name, t in own.items()}
     for name, value in tensors.items():
         own[name].data = value.to(kept[name].device, kept[name].dtype)
     try:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from frostline.core.checks import UsageError
+
 
 def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
@@ -48,3 +50,14 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def needs_room(what: str, size: int, device: torch.device, instead: str) -> None:
+    """Raise UsageError where so many bytes are not free on the device; `instead` says what was expected."""
+    import psutil
+
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if size > free:
+        raise UsageError(
+            f"{what} would take {size / 2**30:.1f} GiB, of {free / 2**30:.1f} GiB free. Expected {instead}."
+        )

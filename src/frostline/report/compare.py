@@ -136,9 +136,7 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
     colours = {name: f"C{number % 10}" for number, name in enumerate(dict.fromkeys(g.strategy for g in groups))}
     for place, (column, label) in enumerate((("flops", "FLOPs"), ("seconds", "seconds"))):
         axes = figure.add_subplot(1, 2, place + 1)
-        places: Counter[str] = (
-            Counter()
-        )  # of a strategy's groups: colours tell strategies apart, markers what else differs
+        places: Counter[str] = Counter()  # colours tell strategies apart, markers a strategy's groups
         highest = 0.0
         for group in groups:
             (x, dx), (y, dy) = (group.interval(c) or (np.nan, np.nan) for c in (column, "accuracy"))

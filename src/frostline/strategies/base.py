@@ -130,6 +130,10 @@ class Strategy:
                 own.load_state_dict(state[name])
             else:
                 setattr(self, name, _state(state[name]))
+        self.restored()
+
+    def restored(self) -> None:
+        """Work out again what follows from what is remembered and is not stored itself."""
 
     def uses(self, hook: str) -> bool:
         """Tell whether this method does anything of its own at `hook`, so that the loop can leave out what nobody needs."""
@@ -140,6 +144,15 @@ def needs_classes(name: str, stream: TaskStream) -> None:
     """Raise UsageError where samples have no single class each."""
     if not isinstance(stream.objective, Classification) or stream[0].train.labels.ndim > 1:
         raise UsageError(f"strategy={name} needs one class a sample, which {stream.name} does not have.")
+
+
+def needs_task_labels(name: str, what: str, stream: TaskStream) -> None:
+    """Raise UsageError where test samples do not say which task they belong to."""
+    if stream.scenario != "task":
+        raise UsageError(
+            f"strategy={name} decides each task with its own {what}, which a {stream.scenario}-incremental stream does "
+            "not name. Expected stream.scenario=task; from Python, from_tasks(..., scenario='task')."
+        )
 
 
 def _state(value: Any) -> Any:

@@ -1,33 +1,26 @@
 """Classifiers in closed form on features that stand still: what SLDA, NCM, RanPAC, FeCAM and ACIL have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from frostline.core.checks import UsageError, in_range
+from frostline.core.checks import UsageError
 from frostline.core.scope import Scope, evaluating, with_head
 from frostline.core.types import Task, TaskStream
-from frostline.strategies.base import Strategy, needs_classes
+from frostline.strategies.base import needs_classes
+from frostline.strategies.frozen import Frozen
 
 
 @dataclass
-class ClosedForm(Strategy):
+class ClosedForm(Frozen):
     """Train the first `warmup_tasks` as usual, 0 for a pretrained net; after them no weight moves, and a task costs one pass.
 
     Features are what the head is given. A subclass says what it learns from some of them, what it works out once a task is
     over, and what then takes the head's place. Where no sample of a class was seen, its logit is 0.
     """
-
-    name: ClassVar[str]
-
-    warmup_tasks: int = 1
-
-    def __post_init__(self) -> None:
-        in_range(f"strategy.{self.name}.warmup_tasks", self.warmup_tasks, 0)
 
     def learn(self, z: Tensor, y: Tensor, classes: int) -> None:
         """Take up features [B, D] of labels [B]."""
@@ -47,10 +40,6 @@ class ClosedForm(Strategy):
                 "classified. Expected one: in a net of your own, self.head = nn.Linear(...)."
             )
         needs_classes(self.name, stream)
-
-    def parts(self, task: Task) -> Sequence[Task]:
-        """Return no training once the features stand still."""
-        return [task if task.index < self.warmup_tasks else replace(task, epochs=0)]
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Pass over the task's data once and solve for the classifier."""

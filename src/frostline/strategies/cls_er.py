@@ -1,24 +1,25 @@
 """CLS-ER: two averages of the weights, a fast and a slow one, teach on what is replayed."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from frostline.core.buffers import Buffer
 from frostline.core.checks import in_range
 from frostline.core.rng import generator
 from frostline.core.scope import Scope, holding
 from frostline.core.step import Step
 from frostline.core.tensors import lerp_each
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import Grads, Strategy, needs_classes
+from frostline.strategies.base import Grads, needs_classes
+from frostline.strategies.memory import Remembering
 
 
 @dataclass
-class CLSER(Strategy):
+class CLSER(Remembering):
     """Replay, and add strength * |logits - teacher's|^2 on what is replayed; the slow average answers (Arani et al. 2022).
 
     arXiv 2201.12604. Each sample's teacher is the average that gives its class the higher probability. An average is brought
@@ -28,26 +29,22 @@ class CLSER(Strategy):
     step.
     """
 
+    name: ClassVar[str] = "cls_er"
     keeps = ("memory", "fast", "slow", "taken")
 
     strength: float = 0.15
-    capacity: int = 500
-    batch_size: int | None = None
     fast_rate: float = 0.9
     slow_rate: float = 0.7
     decay: float = 0.999
-    seed: int = 0
     fast: dict[str, Tensor] = field(default_factory=dict, init=False)
     slow: dict[str, Tensor] = field(default_factory=dict, init=False)
     taken: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range("strategy.cls_er.strength", self.strength, 0)
-        in_range("strategy.cls_er.capacity", self.capacity, 1)
-        in_range("strategy.cls_er.batch_size", self.batch_size, 1)
         for name in ("fast_rate", "slow_rate", "decay"):
             in_range(f"strategy.cls_er.{name}", getattr(self, name), 0, 1)
-        self.memory = Buffer(self.capacity, "reservoir", self.seed)
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
         needs_classes("cls_er", stream)
@@ -63,7 +60,7 @@ class CLSER(Strategy):
         """Return the batch with samples from memory, marked in the column `cls_er`."""
         if not len(self.memory):
             return batch
-        drawn = self.memory.draw(self.batch_size or len(step.incoming))
+        drawn = self.draw(step)
         return batch.cat(drawn.having(cls_er=torch.ones_like(drawn.y)))
 
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
@@ -94,11 +91,3 @@ class CLSER(Strategy):
         """Let the slow average answer."""
         with holding(model, self.slow):
             yield
-
-    def work(self, size: int) -> Hashable:
-        """Return how many samples will be added to a batch of `size`."""
-        return min(len(self.memory), self.batch_size or size)
-
-    def remembered(self) -> Iterable[Batch]:
-        """Return what is in memory."""
-        return [self.memory.all()] if len(self.memory) else []

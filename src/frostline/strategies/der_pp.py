@@ -1,22 +1,21 @@
 """Dark experience replay: repeat the answers that were given, not only the labels."""
 
-from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from frostline.core.buffers import Buffer
-from frostline.core.checks import in_range, one_of
+from frostline.core.checks import in_range
 from frostline.core.step import Step
 from frostline.core.types import Batch
-from frostline.strategies.base import Strategy
+from frostline.strategies.memory import Remembering
 
 ANSWERS, LABELS = 1, 2  # what a row that this method added is there for
 
 
 @dataclass
-class DERpp(Strategy):
+class DERpp(Remembering):
     """Add alpha * ||logits - stored logits||^2 and beta * cross-entropy on samples from memory.
 
     Buzzega et al. 2020, arXiv 2004.07211. Both terms have a draw of their own, as in the paper; the squared error is the mean
@@ -26,28 +25,21 @@ class DERpp(Strategy):
     to a step. It owns the loss.
     """
 
-    keeps = ("memory",)
+    name: ClassVar[str] = "der_pp"
 
     alpha: float = 0.1
     beta: float = 0.5
-    capacity: int = 500
-    batch_size: int | None = None
-    buffer: str = "reservoir"
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range("strategy.der_pp.alpha", self.alpha, 0)
         in_range("strategy.der_pp.beta", self.beta, 0)
-        in_range("strategy.der_pp.capacity", self.capacity, 1)
-        in_range("strategy.der_pp.batch_size", self.batch_size, 1)
-        one_of("strategy.der_pp.buffer", self.buffer, Buffer.RULES)
-        self.memory = Buffer(self.capacity, self.buffer, self.seed)
 
     def augment(self, step: Step, batch: Batch) -> Batch:
         """Return the batch with a draw for each term, marked in the column `der_pp`."""
         if len(self.memory):
             for purpose in self._purposes():
-                drawn = self.memory.draw(self.batch_size or len(step.incoming))
+                drawn = self.draw(step)
                 batch = batch.cat(drawn.having(der_pp=torch.full_like(drawn.y, purpose)))
         return batch
 
@@ -73,16 +65,12 @@ class DERpp(Strategy):
         """Offer what came in to the memory, with the logits that it got."""
         self.memory.add(step.incoming.having(answers=step.raw[~batch.replayed].detach()))
 
-    def work(self, size: int) -> Hashable:
+    def work(self, size: int) -> int:
         """Return how many samples will be added to a batch of `size`."""
-        return len(self._purposes()) * min(len(self.memory), self.batch_size or size)
+        return len(self._purposes()) * super().work(size)
 
     def _purposes(self) -> list[int]:
         return [ANSWERS, LABELS] if self.beta else [ANSWERS]
-
-    def remembered(self) -> Iterable[Batch]:
-        """Return what is in memory."""
-        return [self.memory.all()] if len(self.memory) else []
 
     def sees_images(self) -> bool:
         """Say no: what is stored are the samples as they came."""

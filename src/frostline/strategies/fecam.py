@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from frostline.core.checks import in_range, one_of
 from frostline.core.moments import ClassMoments
+from frostline.core.types import TaskStream
+from frostline.costs.memory import needs_room
 from frostline.strategies.closed_form import ClosedForm
 
 
@@ -25,7 +27,7 @@ class FeCAM(ClosedForm):
     """
 
     name: ClassVar[str] = "fecam"
-    keeps = ("moments", "inverse")
+    keeps = ("moments",)
 
     tukey: float = 0.5
     shrink: float = 1.0
@@ -39,10 +41,23 @@ class FeCAM(ClosedForm):
         in_range("strategy.fecam.shrink", self.shrink, 0)
         one_of("strategy.fecam.covariance", self.covariance, ("class", "shared"))
         self.moments = ClassMoments(self.covariance == "shared")
-        self.inverse = torch.zeros(0, 0, 0)
+        self.inverse: Tensor | None = None  # of the covariances
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        super().check(model, stream)
+        classes, width = model.get_parameter("head.weight").shape
+        count = 1 if self.covariance == "shared" else classes
+        needs_room(
+            f"strategy.fecam.covariance={self.covariance}: {count} of {width} features, with their inverses,",
+            28 * count * width**2, next(model.parameters()).device, "shared, or fewer features",
+        )  # fmt: skip
 
     def learn(self, z: Tensor, y: Tensor, classes: int) -> None:
         self.moments.add(powered(z, self.tukey), y, classes)
+
+    def restored(self) -> None:
+        """Work the covariances' inverses out when they are asked for."""
+        self.inverse = None
 
     def solve(self) -> None:
         counts = self.moments.counts.sum(0, keepdim=True) if self.covariance == "shared" else self.moments.counts
@@ -50,9 +65,7 @@ class FeCAM(ClosedForm):
         width = S.shape[1]
         diagonal = S.diagonal(dim1=1, dim2=2)
         variance = diagonal.mean(1)
-        some = (S != 0).sum((1, 2)) - (diagonal != 0).sum(
-            1
-        )  # features that never fire do not count, as in the authors' code
+        some = (S != 0).sum((1, 2)) - (diagonal != 0).sum(1)  # as in the authors' code: not features that never fire
         beside = (S.sum((1, 2)) - diagonal.sum(1)) / some.clamp(min=1)
         eye = torch.eye(width, device=S.device)
         S = S + self.shrink * (variance[:, None, None] * eye + beside[:, None, None] * (1 - eye))
@@ -63,8 +76,11 @@ class FeCAM(ClosedForm):
         self.inverse = torch.linalg.pinv(S.double(), hermitian=True).float()
 
     def classifier(self) -> nn.Module | None:
-        if not len(self.inverse):
+        if not len(self.moments.counts):
             return None
+        if self.inverse is None:
+            self.solve()
+        assert self.inverse is not None
         return Mahalanobis(self.moments.means, self.inverse, self.moments.counts > 0, self.tukey, self.normalise)
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from frostline.core.checks import UsageError
-from frostline.core.scope import Scope, holding
+from frostline.core.scope import Scope, holding, tensors_of
 from frostline.core.types import Task, TaskStream
-from frostline.strategies.base import Strategy
+from frostline.strategies.base import Strategy, needs_task_labels
 
 
 @dataclass
@@ -53,11 +52,7 @@ class Independent(FromScratch):
     models: list[dict[str, Tensor]] = field(default_factory=list, init=False)
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        if stream.scenario != "task":
-            raise UsageError(
-                f"strategy=independent decides each task with its own model, which a {stream.scenario}-incremental stream does "
-                "not name. Expected stream.scenario=task; from Python, from_tasks(..., scenario='task')."
-            )
+        needs_task_labels("independent", "model", stream)
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Keep all that has ever trained, as it is now."""
@@ -72,9 +67,3 @@ class Independent(FromScratch):
             return
         with holding(model, {**self.initial, **self.models[task.index]}):
             yield
-
-
-def tensors_of(model: nn.Module, names: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the model's own parameters and buffers of these names."""
-    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return {name: own[name] for name in names}

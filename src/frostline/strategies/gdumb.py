@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from frostline.core.buffers import Buffer
 from frostline.core.checks import in_range
+from frostline.core.importance import probe
 from frostline.core.rng import generator
 from frostline.core.sources import MemorySource
 from frostline.core.types import Task
@@ -15,12 +14,11 @@ from frostline.strategies.from_scratch import FromScratch
 
 @dataclass
 class GDumb(FromScratch):
-    """Keep equally many samples of each class and train the net on them alone, from the start, at each task (Prabhu et al.
-    2020).
+    """Train the net, from its start and at each task, on a balanced memory alone (Prabhu et al. 2020, ECCV).
 
-    ECCV 2020. epochs: passes over the memory, as many as trainer.epochs where None; the authors take 256 with a rate that is
-    restarted again and again, and CutMix on all but MNIST (trainer.epochs=30 there). Stores samples, and the initial values
-    of what trains.
+    The memory has equally many samples of each class. epochs: passes over it, as many as trainer.epochs where None. The
+    authors take 256, with a rate that is restarted again and again, and CutMix on all but MNIST. Stores samples, and the
+    initial values of what trains.
     """
 
     keeps = ("initial", "fresh", "memory", "offered")
@@ -38,8 +36,7 @@ class GDumb(FromScratch):
     def parts(self, task: Task) -> Sequence[Task]:
         """Offer the task's samples to the memory, and learn from what is there."""
         if self.offered == task.index:
-            order = torch.randperm(len(task.train), generator=generator(self.seed, "gdumb", task.index))
-            for batch in task.train.batches(1024, order):
+            for batch in probe(task, None, generator(self.seed, "gdumb", task.index), 1024):
                 self.memory.add(batch)
             self.offered += 1
         return [replace(task, train=MemorySource(self.memory.all()), epochs=self.epochs or task.epochs)]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from frostline.core.checks import in_range
+from frostline.core.importance import probe
 from frostline.core.projection import flat, into_cone, unflat
 from frostline.core.rng import generator
 from frostline.core.scope import Scope
@@ -47,8 +48,7 @@ class GEM(Strategy):
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Remember some of the task's samples."""
-        order = torch.randperm(len(task.train), generator=generator(self.seed, "gem", task.index))[: self.per_task]
-        for batch in task.train.batches(len(order), order):
+        for batch in probe(task, self.per_task, generator(self.seed, "gem", task.index), self.per_task):
             self.memory[task.index] = {name: t.clone() for name, t in batch.tensors().items()}
 
     def work(self, size: int) -> Hashable:

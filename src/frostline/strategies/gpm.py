@@ -1,13 +1,13 @@
 """Gradient projection memory: learn in directions that old inputs do not use."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from frostline.core.checks import in_range
 from frostline.core.importance import probe
-from frostline.core.projection import layer_inputs, projected_layers
+from frostline.core.projection import layer_inputs
 from frostline.core.rng import generator
 from frostline.core.scope import Scope
 from frostline.core.types import Task
@@ -26,46 +26,30 @@ class GPM(Subspaces):
     none. Adds a product a layer to a step. Stores D x k numbers a layer.
     """
 
-    keeps = ("bases", "tasks")
-
     threshold: float = 0.95
     growth: float = 0.003
     samples: int = 125
     seed: int = 0
-    bases: dict[str, Tensor] = field(default_factory=dict, init=False)  # [D, k], orthonormal columns
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         in_range("strategy.gpm.threshold", self.threshold, 0, 1, above=True)
         in_range("strategy.gpm.growth", self.growth, 0)
         in_range("strategy.gpm.samples", self.samples, 1)
-        self._projections: dict[str, Tensor] = {}
 
-    def layers(self, model: nn.Module) -> list[str]:
-        return list(projected_layers(model))
-
-    def projection(self, layer: str) -> Tensor | None:
-        return self._projections.get(layer)
-
-    def thawing(self, scope: Scope, task: Task) -> None:
-        """Work the projections out again after a resume."""
-        if len(self._projections) < len(self.bases):
-            self._projections = {name: beside(basis) for name, basis in self.bases.items()}
+    def projection(self, kept: Tensor) -> Tensor:
+        """Return I - B B', to what is at right angles to a basis B [D, k]."""
+        return torch.eye(len(kept), device=kept.device, dtype=kept.dtype) - kept @ kept.T
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Add the directions that this task's inputs use."""
-        super().after_task(scope, task)
         rng = generator(self.seed, "gpm", task.index)
         threshold = min(1.0, self.threshold + self.growth * task.index)
         (inputs,) = layer_inputs(scope.model, probe(task, self.samples, rng, self.samples))
         for name, x in inputs.items():
             x = x[torch.randperm(len(x), generator=rng)[:MOST].to(x.device)]
-            self.bases[name] = grown(self.bases.get(name, x.new_zeros(x.shape[1], 0)), x, threshold)
-        self._projections = {name: beside(basis) for name, basis in self.bases.items()}
-
-
-def beside(basis: Tensor) -> Tensor:
-    """Return the projection I - B B' to what is at right angles to a basis [D, k]."""
-    return torch.eye(len(basis), device=basis.device, dtype=basis.dtype) - basis @ basis.T
+            self.kept[name] = grown(self.kept.get(name, x.new_zeros(x.shape[1], 0)), x, threshold)
+        self.restored()
 
 
 def grown(basis: Tensor, x: Tensor, threshold: float) -> Tensor:

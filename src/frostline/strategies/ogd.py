@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core.checks import in_range
 from frostline.core.examples import example_gradients
@@ -12,7 +12,8 @@ from frostline.core.projection import flat, orthonormal, unflat
 from frostline.core.rng import generator
 from frostline.core.scope import Scope, evaluating
 from frostline.core.step import Step
-from frostline.core.types import Batch, Task
+from frostline.core.types import Batch, Task, TaskStream
+from frostline.costs.memory import needs_room
 from frostline.strategies.base import Grads, Strategy
 
 
@@ -34,6 +35,13 @@ class OGD(Strategy):
     def __post_init__(self) -> None:
         in_range("strategy.ogd.samples", self.samples, 1)
         self._basis: tuple[list[str], Tensor] | None = None
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        size = 4 * self.samples * len(stream) * sum(p.numel() for p in model.parameters())
+        needs_room(
+            f"strategy.ogd.samples={self.samples}: a gradient of the whole net for each, in {len(stream)} tasks,", 2 * size,
+            next(model.parameters()).device, "fewer, a smaller net, or strategy=gpm",
+        )  # fmt: skip
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Make what is kept orthonormal over what trains."""

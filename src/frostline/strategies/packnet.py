@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, in_range
-from frostline.core.scope import Scope, holding
+from frostline.core.scope import Scope, holding, stop_statistics
 from frostline.core.step import Step
 from frostline.core.structure import everything, head
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import Grads, Strategy
+from frostline.strategies.base import Grads, Strategy, needs_task_labels
 
 
 @dataclass
@@ -40,11 +40,7 @@ class PackNet(Strategy):
         self.retraining = False
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        if stream.scenario != "task":
-            raise UsageError(
-                f"strategy=packnet decides each task with its own weights, which a {stream.scenario}-incremental stream does "
-                "not name. Expected stream.scenario=task; from Python, from_tasks(..., scenario='task')."
-            )
+        needs_task_labels("packnet", "weights", stream)
         if len(stream) > 255:
             raise UsageError(f"strategy=packnet: {len(stream)} tasks; expected at most 255.")
         for name in _pruned(model):
@@ -62,14 +58,9 @@ class PackNet(Strategy):
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Let running statistics stand still after the first task."""
-        norms = [m for m in model.modules() if "running_mean" in m._buffers and m.training and self._still]
-        for module in norms:
-            module.eval()
+        if self.learned or self.retraining:
+            stop_statistics(model)
         yield
-
-    @property
-    def _still(self) -> bool:
-        return self.learned > 0 or self.retraining
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Keep what must not move."""

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from frostline.core.checks import in_range
+from frostline.core.scope import Scope
 from frostline.core.step import Step
-from frostline.core.types import Batch
-from frostline.strategies.base import Strategy
+from frostline.core.tensors import add_products, differences
+from frostline.core.types import Batch, Task
+from frostline.strategies.base import Grads, Strategy
 
 
 @dataclass
@@ -52,6 +54,42 @@ class Quadratic(Strategy):
     def reads_samples(self) -> bool:
         """Say no: the penalty is about weights."""
         return False
+
+
+@dataclass
+class PathIntegral(Quadratic):
+    """Add up what each weight's way through a task did for the loss: minus the gradient times the steps, as SI and RWalk do.
+
+    The gradient is that of the task's own loss, without the pull of the term itself.
+    """
+
+    keeps = (*Quadratic.keeps, "path", "start")
+
+    path: dict[str, Tensor] = field(default_factory=dict, init=False)
+    start: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.before: list[Tensor] = []  # the weights that the step is taken from, and its gradients
+        self.grads: Grads = {}
+
+    def thawing(self, scope: Scope, task: Task) -> None:
+        """Note where the weights set out."""
+        for name, p in scope.parameters.items():
+            if name not in self.start:
+                self.start[name], self.path[name] = p.detach().clone(), torch.zeros_like(p)
+
+    def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
+        """Note the gradients and the weights that the step is taken from."""
+        self.before = [step.scope.parameters[name].detach().clone() for name in grads]
+        pulls = [self.pull(name, weight) for name, weight in zip(grads, self.before, strict=True)]
+        self.grads = {n: g if pull is None else g - pull for (n, g), pull in zip(grads.items(), pulls, strict=True)}
+        return grads
+
+    def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
+        """Add the step's part."""
+        steps = differences([step.scope.parameters[n].detach() for n in self.grads], self.before)
+        add_products([self.path[n] for n in self.grads], list(self.grads.values()), steps, -1.0)
 
 
 class _Quadratic(torch.autograd.Function):

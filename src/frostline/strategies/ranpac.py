@@ -5,54 +5,39 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from frostline.core.checks import UsageError, in_range
-from frostline.core.rng import generator
-from frostline.strategies.closed_form import ClosedForm, linear, one_hot
+from frostline.strategies.closed_form import one_hot
+from frostline.strategies.random_features import RandomFeatures
 
 RIDGES = [10.0**power for power in range(-8, 10)]  # the authors'
 
 
 @dataclass
-class RanPAC(ClosedForm):
-    """Solve W = (H^T H + ridge I)^-1 H^T Y for H = relu(features x a random matrix) (McDonnell et al. 2023, arXiv
-    2307.02251).
+class RanPAC(RandomFeatures):
+    """Solve W = (H^T H + ridge I)^-1 H^T Y for random features H (McDonnell et al. 2023, arXiv 2307.02251).
 
-    projection: columns of the random matrix, 0 for the features as they are. ridge: None takes the power of ten with the
-    least squared error on every fifth sample of the task, from a solution that has not seen these, as the authors' code does;
-    what then answers has seen all. Adds a pass and a solve a task and nothing to a step. Stores M x M + M x C numbers, twice
-    where the ridge is chosen, and draws the matrix again from its seed.
+    ridge: None takes the power of ten with the least squared error on every fifth sample of the task, from a solution that has
+    not seen these, as the authors' code does; what then answers has seen all. Adds a pass and a solve a task and nothing to a
+    step. Stores M x M + 2 M x C numbers.
     """
 
     name: ClassVar[str] = "ranpac"
-    keeps = ("gram", "targets", "held_gram", "held_targets", "held", "weight", "chosen", "wide")
+    keeps = (*RandomFeatures.keeps, "gram", "targets", "held_gram", "held_targets", "held", "chosen")
 
-    projection: int = 10_000
     ridge: float | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("strategy.ranpac.projection", self.projection, 0)
         in_range("strategy.ranpac.ridge", self.ridge, 0, above=True)
-        self.gram, self.targets, self.weight = torch.zeros(0, 0), torch.zeros(0, 0), torch.zeros(0, 0)
+        self.gram, self.targets = torch.zeros(0, 0), torch.zeros(0, 0)
         self.held_gram, self.held_targets = torch.zeros(0, 0), torch.zeros(0, 0)  # of this task's every fifth sample
         self.held = 0  # samples of this task so far
         self.chosen = 0.0
-        self.wide = 0  # features
-        self._matrix: Tensor | None = None
-
-    def matrix(self, like: Tensor) -> Tensor | None:
-        """Return the random matrix [D, M], drawn from the seed; None where features stay as they are."""
-        if self.projection and self._matrix is None:
-            self._matrix = torch.randn(self.wide, self.projection, generator=generator(self.seed, "ranpac")).to(like)
-        return self._matrix
 
     def learn(self, z: Tensor, y: Tensor, classes: int) -> None:
-        self.wide = z.shape[1]
-        h, hot = projected(z, self.matrix(z)), one_hot(y, classes, z)
+        h, hot = self.features(z), one_hot(y, classes, z)
         if not len(self.gram):
             self.gram, self.targets = h.new_zeros(h.shape[1], h.shape[1]), h.new_zeros(h.shape[1], classes)
         held = (torch.arange(len(y), device=y.device) + self.held) % 5 == 4
@@ -85,29 +70,6 @@ class RanPAC(ClosedForm):
             for ridge, W in solutions(self.gram, self.targets, RIDGES)
         }
         return min(errors, key=errors.__getitem__)
-
-    def classifier(self) -> nn.Module | None:
-        if not len(self.weight):
-            return None
-        matrix = self.matrix(self.weight)
-        return linear(self.weight) if matrix is None else nn.Sequential(Random(matrix), linear(self.weight))
-
-
-def projected(z: Tensor, matrix: Tensor | None) -> Tensor:
-    """Return relu(z matrix), or z where there is none."""
-    return z if matrix is None else F.relu(z @ matrix)
-
-
-class Random(nn.Module):
-    """relu(z W) of a fixed W."""
-
-    def __init__(self, matrix: Tensor):
-        super().__init__()
-        self.register_buffer("matrix", matrix)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return [B, M] of [B, D]."""
-        return projected(z, self.get_buffer("matrix"))
 
 
 def solutions(gram: Tensor, targets: Tensor, ridges: list[float]) -> Iterator[tuple[float, Tensor]]:

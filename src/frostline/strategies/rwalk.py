@@ -9,14 +9,14 @@ from torch import Tensor
 from frostline.core.checks import in_range
 from frostline.core.scope import Scope
 from frostline.core.step import Step
-from frostline.core.tensors import add_products, differences, lerp_each
+from frostline.core.tensors import lerp_each
 from frostline.core.types import Batch, Task
 from frostline.strategies.base import Grads
-from frostline.strategies.quadratic import Quadratic
+from frostline.strategies.quadratic import PathIntegral
 
 
 @dataclass
-class RWalk(Quadratic):
+class RWalk(PathIntegral):
     """Add strength * sum_i (F_i + s_i) (theta_i - theta*_i)^2 to the loss (Chaudhry et al. 2018, arXiv 1801.10112).
 
     F is a running mean of squared gradients of batches, F <- decay * F^ + (1 - decay) * F at each step, which is EWC++. s is
@@ -26,51 +26,40 @@ class RWalk(Quadratic):
     Stores two numbers a weight, and four more while a task is learned.
     """
 
-    keeps = ("importance", "centre", "fisher", "score", "path", "start", "taken", "old_score")
     name: ClassVar[str] = "rwalk"
+    keeps = (*PathIntegral.keeps, "fisher", "score", "old_score", "taken")
 
     strength: float = 0.1
     decay: float = 0.9
     every: int = 10
     eps: float = 1e-3
     fisher: dict[str, Tensor] = field(default_factory=dict, init=False)
-    score: dict[str, Tensor] = field(default_factory=dict, init=False)
+    score: dict[str, Tensor] = field(default_factory=dict, init=False)  # of this task
     old_score: dict[str, Tensor] = field(default_factory=dict, init=False)
-    path: dict[str, Tensor] = field(default_factory=dict, init=False)  # since the score was brought up to date
-    start: dict[str, Tensor] = field(default_factory=dict, init=False)
-    taken: int = field(default=0, init=False)
+    taken: int = field(default=0, init=False)  # steps
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("strategy.rwalk.decay", self.decay, 0, 1)
         in_range("strategy.rwalk.every", self.every, 1)
         in_range("strategy.rwalk.eps", self.eps, 0, above=True)
-        self._before: list[Tensor] = []
-        self._grads: Grads = {}
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Note where the weights set out."""
+        super().thawing(scope, task)
         for name, p in scope.parameters.items():
-            if name not in self.start:
-                self.start[name] = p.detach().clone()
-                for store in (self.path, self.score):
-                    store[name] = torch.zeros_like(p)
-                self.fisher.setdefault(name, torch.zeros_like(p))
+            for store in (self.fisher, self.score):
+                store.setdefault(name, torch.zeros_like(p))
 
     def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
         """Note the gradients, bring the Fisher information up to date."""
-        weights = [step.scope.parameters[name].detach() for name in grads]
-        self._before = [w.clone() for w in weights]
-        pulled = {name: self.pull(name, w) for name, w in zip(grads, weights, strict=True)}
-        self._grads = {n: g if (pull := pulled[n]) is None else g - pull for n, g in grads.items()}
-        lerp_each([self.fisher[n] for n in self._grads], [g.square() for g in self._grads.values()], self.decay)
+        super().project(step, batch, grads)
+        lerp_each([self.fisher[n] for n in self.grads], [g.square() for g in self.grads.values()], self.decay)
         return grads
 
     def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
         """Add the step's part of the path, and now and then what it was worth."""
-        steps = differences([step.scope.parameters[n].detach() for n in self._grads], self._before)
-        add_products([self.path[n] for n in self._grads], list(self._grads.values()), steps, -1.0)
-        self._before, self._grads = [], {}
+        super().after_step(step, batch, grads)
         self.taken += 1
         if self.taken % self.every == 0:
             self._score(step.scope)

@@ -1,22 +1,18 @@
 """Synaptic intelligence: a weight matters by what it did for the loss along the way."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from frostline.core.checks import in_range
 from frostline.core.scope import Scope
-from frostline.core.step import Step
-from frostline.core.tensors import add_products, differences
-from frostline.core.types import Batch, Task
-from frostline.strategies.base import Grads
-from frostline.strategies.quadratic import Quadratic
+from frostline.core.types import Task
+from frostline.strategies.quadratic import PathIntegral
 
 
 @dataclass
-class SI(Quadratic):
+class SI(PathIntegral):
     """Add strength * sum_i Omega_i (theta_i - theta*_i)^2 to the loss (Zenke et al. 2017, arXiv 1703.04200).
 
     After a task Omega_i grows by omega_i / (Delta_i^2 + damping): Delta_i is how far the weight went in the task, omega_i the
@@ -26,40 +22,15 @@ class SI(Quadratic):
     two more while a task is learned.
     """
 
-    keeps = ("importance", "centre", "path", "start")
     name: ClassVar[str] = "si"
 
     strength: float = 0.1
     damping: float = 0.1
     clip: bool = True
-    path: dict[str, Tensor] = field(default_factory=dict, init=False)
-    start: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("strategy.si.damping", self.damping, 0, above=True)
-        self._before: list[Tensor] = []  # of the step that is about to be taken, and its gradients
-        self._grads: Grads = {}
-
-    def thawing(self, scope: Scope, task: Task) -> None:
-        """Note where the weights set out."""
-        for name, p in scope.parameters.items():
-            if name not in self.start:
-                self.start[name], self.path[name] = p.detach().clone(), torch.zeros_like(p)
-
-    def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
-        """Note the gradients and the weights that the step is taken from."""
-        weights = [step.scope.parameters[name].detach() for name in grads]
-        self._before = [w.clone() for w in weights]
-        pulled = {name: self.pull(name, w) for name, w in zip(grads, weights, strict=True)}
-        self._grads = {n: g if (pull := pulled[n]) is None else g - pull for n, g in grads.items()}
-        return grads
-
-    def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
-        """Add the step's part of the path integral."""
-        steps = differences([step.scope.parameters[n].detach() for n in self._grads], self._before)
-        add_products([self.path[n] for n in self._grads], list(self._grads.values()), steps, -1.0)
-        self._before, self._grads = [], {}
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Turn the paths into importance."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from frostline.core.checks import in_range, one_of
-from frostline.core.scope import Scope
+from frostline.core.scope import Scope, tensors_of
 from frostline.core.types import Task
-from frostline.strategies.from_scratch import FromScratch, tensors_of
+from frostline.strategies.from_scratch import FromScratch
 
 
 @dataclass

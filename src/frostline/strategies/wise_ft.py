@@ -3,23 +3,21 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core.checks import in_range, one_of
-from frostline.core.scope import Scope
+from frostline.core.scope import Scope, tensors_of
 from frostline.core.types import Task
 from frostline.strategies.base import Strategy
-from frostline.strategies.from_scratch import tensors_of
 
 
 @dataclass
 class WiSEFT(Strategy):
-    """Set theta <- (1 - share) * theta_before + share * theta_after when a task ends (Wortsman et al. 2022, arXiv
-    2109.01903).
+    """Set theta <- (1 - share) * theta_before + share * theta_after when a task ends (Wortsman et al. 2022).
 
-    before: the weights with which the 'task' began, or those of the 'start', before any training, as in the paper, which has
-    one task. warmup_tasks keep all that they learned. Running statistics are met halfway too. Adds nothing to a step. Stores
-    while a task is learned a copy of what trains; from the start one of all that has trained.
+    arXiv 2109.01903. before: the weights with which the 'task' began, or those of the 'start', before any training, as in the
+    paper, which has one task. warmup_tasks keep all that they learned. Running statistics are met halfway too. Adds nothing to
+    a step. Stores while a task is learned a copy of what trains; from the start one of all that has trained.
     """
 
     keeps = ("old",)
@@ -43,9 +41,7 @@ class WiSEFT(Strategy):
         """Go back part of the way."""
         with torch.no_grad():
             for name, now in tensors_of(scope.model, self.old).items():
-                if now.is_floating_point() and (
-                    name in scope.names or name not in dict(scope.model.named_parameters())
-                ):
+                if now.is_floating_point() and (name in scope.names or not isinstance(now, nn.Parameter)):
                     now.copy_(torch.lerp(self.old[name], now, self.share))
         if self.before == "task":
             self.old = {}

@@ -14,6 +14,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.loaders import LoaderSource
 from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
+from frostline.costs.memory import needs_room
 from frostline.streams.build import assemble
 from frostline.streams.columns import natural
 from frostline.streams.frames import hugging_face, is_hugging_face
@@ -76,7 +77,8 @@ def image_folder(
         return TensorSource(pixels(train), y, rows, task)
 
     if in_memory:
-        _check_room(size * sum(map(len, sets.values())), device)
+        twice = 2 * size * sum(map(len, sets.values()))  # while they are put together
+        needs_room("stream.in_memory=true", twice, torch.device(device), "false, or a smaller stream.image_size")
     source = held if in_memory else loader
 
     y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
@@ -193,19 +195,6 @@ def _hugging_face(path: str, see: Any) -> dict[bool, Any]:
         is_train: _Rows(rows, kinds["Image"], kinds["ClassLabel"], see)
         for is_train, rows in ((True, train), (False, test))
     }
-
-
-def _check_room(size: int, device: str) -> None:
-    """Refuse images that would fill the memory of what learns; they are there twice while they are put together."""
-    import psutil
-
-    on_gpu = torch.device(device).type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    if 2 * size > free:
-        raise UsageError(
-            f"stream.in_memory=true: the images take {size / 2**30:.1f} GiB, twice that while they are read, of "
-            f"{free / 2**30:.1f} GiB free. Expected false, or a smaller stream.image_size."
-        )
 
 
 def _seconds_a_sample(images: Any) -> float:
