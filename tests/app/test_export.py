@@ -37,10 +37,14 @@ def digits_run(tmp_path_factory):
     [
         TEXT,
         ["stream=split_digits", "model=mlp", "strategy=slda"],
+        ["stream=split_digits", "model=mlp", "strategy=ncm"],
+        ["stream=split_digits", "model=mlp", "strategy=fecam"],
+        ["stream=split_digits", "model=mlp", "strategy=ranpac", "strategy.ranpac.projection=50"],
+        ["stream=split_digits", "model=mlp", "strategy=ema"],
         ["stream=split_digits", "model=cnn", "strategy=der_pp"],
         ["stream=split_digits", "model=vit", "model.patch=4", "model.width=16", "model.depth=1", "model.heads=2"],
     ],
-    ids=["minilm with LoRA", "slda", "der_pp", "vit"],
+    ids=["minilm with LoRA", "slda", "ncm", "fecam", "ranpac", "ema", "der_pp", "vit"],
 )
 def test_exported_programs_answer_as_the_run_did(overrides, tmp_path):
     """In a process that cannot import frostline, for another size of batch too."""

@@ -156,3 +156,22 @@ def test_after_the_first_task_no_weight_moves_and_what_was_learned_answers(build
 def test_a_net_without_a_head_is_refused_by_name(digits):
     with pytest.raises(UsageError, match=r"strategy=ncm: Sequential has no linear layer"):
         NCM().check(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits)
+
+
+def test_a_task_of_which_nothing_is_held_out_keeps_the_ridge_that_was_chosen():
+    z, y = data(200)
+    strategy = RanPAC(projection=0)
+    learned(strategy, z, y)
+    chosen = strategy.chosen
+    learned(strategy, z[:3], y[:3])
+    assert strategy.chosen == chosen
+    few = RanPAC(projection=0)
+    learned(few, z[:3], y[:3])
+    assert few.chosen == 1.0
+
+
+def test_many_features_on_a_cpu_are_said_to_take_long(digits, capsys):
+    RanPAC().check(mlp(digits.shape, digits.classes), digits)
+    assert "strategy.ranpac.projection=2000 takes seconds" in capsys.readouterr().out
+    RanPAC(projection=2000).check(mlp(digits.shape, digits.classes), digits)
+    assert not capsys.readouterr().out

@@ -8,7 +8,7 @@ from frostline.core.structure import everything
 from frostline.core.types import batch_of
 from frostline.loop.training import run_stream
 from frostline.models import mlp
-from frostline.strategies import CLSER, FDR, WA, GDumb
+from frostline.strategies import AGEM, CLSER, FDR, WA, GDumb, Replay
 from frostline.streams import from_arrays
 
 
@@ -116,3 +116,12 @@ def test_a_head_that_stands_still_is_not_aligned(digits):
     for task in digits.tasks[:2]:
         strategy.after_task(scope, task)
     assert torch.equal(model.head.weight, before)
+
+
+@pytest.mark.parametrize("build", [GDumb, lambda **k: Replay(buffer="ring", **k), lambda **k: AGEM(**k)])
+def test_a_balanced_memory_has_a_place_for_each_class(build, digits):
+    model = mlp(digits.shape, digits.classes)
+    build(capacity=10).check(model, digits)
+    with pytest.raises(ValueError, match=r"capacity=9: .*The nearest valid value is 10\."):
+        build(capacity=9).check(model, digits)
+    Replay(capacity=2).check(model, digits)  # a reservoir is a sample of what came, however small

@@ -1,5 +1,6 @@
 """The parts of a run from their sections of the configuration."""
 
+import re
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +58,16 @@ def build(node: DictConfig, **extra: Any) -> Any:
 
 def build_strategy(cfg: DictConfig) -> Strategy:
     """Return the strategy, several as a chain in the order in which they were named."""
-    members = [build(node) for node in cfg.strategy.values()]
+    members = [_build_member(key, node) for key, node in cfg.strategy.items()]
     return members[0] if len(members) == 1 else Chain(members)
+
+
+def _build_member(key: Any, node: DictConfig) -> Strategy:
+    """Build a strategy; what it refuses has the name under which it was chosen: `ties` is a form of task_arithmetic."""
+    try:
+        return build(node)
+    except UsageError as error:
+        raise UsageError(re.sub(r"^strategy\.\w+\.", f"strategy.{key}.", str(error))) from error
 
 
 def build_model(node: DictConfig, stream: TaskStream) -> torch.nn.Module:

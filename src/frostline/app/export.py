@@ -14,6 +14,7 @@ from frostline.app.config import DictConfig
 from frostline.app.targets import refuse_foreign, targets
 from frostline.core.checks import UsageError, one_of
 from frostline.core.files import atomic_write
+from frostline.core.heads import rebuilt
 from frostline.records import weights
 
 FORMATS = ("torch", "onnx", "none")
@@ -61,6 +62,8 @@ def build_model(run: Path, description: dict[str, Any]) -> nn.Module:
     ours = {"pretrained": False, "checkpoint": None}  # its weights are the run's
     node = {key: ours.get(key, value) for key, value in description["model"].items() if key != "weights"}
     model = build(DictConfig(node), shape=tuple(description["shape"]), classes=description["classes"])
+    if description.get("head") is not None:  # one that was worked out takes the place of the model's own
+        model.head = rebuilt(description["head"]).to(next(model.parameters()).device)
     model.load_state_dict(weights.read(run / weights.NAME))
     return model.eval()
 

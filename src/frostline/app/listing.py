@@ -43,10 +43,18 @@ def show_strategies(markdown: bool) -> None:
         print(as_markdown())
         return
     table = Table(title="strategy=", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("strategy", "family", "what it does", "arXiv", "stores", "adds to a step"):
-        table.add_column(column, overflow="fold")
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("what it does", ratio=3)
+    table.add_column("arXiv", width=10)
+    table.add_column("stores", ratio=2)
+    table.add_column("adds to a step", ratio=2)
+    family = ""
     for row in strategy_rows():
-        table.add_row(*map(escape, (row.name, row.family, row.what, row.paper, row.stores, row.adds)))
+        if row.family != family:
+            family = row.family
+            table.add_section()
+            table.add_row(f"[bold]{escape(family)}[/]")
+        table.add_row(*map(escape, (row.name, row.what, row.paper.replace(", ", " "), row.stores, row.adds)))
     wide_console().print(table)
 
 

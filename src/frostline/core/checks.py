@@ -25,6 +25,21 @@ SYNONYMS = {  # what other frameworks and papers call it
     "strategy": ("method", "plugin", "algorithm"),
     "seed": ("random_seed", "manual_seed"),
     "workers": ("num_workers",),
+    "finetune": ("naive", "finetuning", "fine_tuning", "sgd", "sequential"),
+    "cumulative": ("offline", "retrain"),
+    "joint": ("multitask", "upper_bound"),
+    "si": ("synaptic_intelligence", "path_integral"),
+    "mas": ("memory_aware_synapses",),
+    "agem": ("a-gem", "a_gem", "averaged_gem"),
+    "replay": ("er", "rehearsal", "experience_replay"),
+    "der_pp": ("der++", "derpp", "der_plus_plus"),
+    "er_ace": ("er-ace", "erace"),
+    "ncm": ("simplecil", "nearest_class_mean", "nme"),
+    "slda": ("deep_slda", "lda"),
+    "wise_ft": ("wise-ft", "wiseft"),
+    "ties": ("ties_merging", "ties-merging"),
+    "l2_sp": ("l2-sp", "l2sp"),
+    "continual_backprop": ("cbp", "continual_backpropagation"),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, nearest
 from frostline.core.files import atomic_write
+from frostline.core.heads import described
 from frostline.core.scope import evaluating
 from frostline.core.structure import head
 from frostline.core.tensors import digest
@@ -26,6 +27,7 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
     with run.strategy.serving(run.model, None), evaluating(run.model), torch.no_grad():
         logits = run.model(batch.x)
         tensors = {name: value.contiguous() for name, value in merged(run.model).state_dict().items()}
+        serving: Any = getattr(run.model, "head", None)
     _write(folder / NAME, _unshared(tensors))
     _write(folder / SERVED, {"x": batch.x, "logits": logits})
     content = {
@@ -36,6 +38,7 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
         "stream": run.stream.name,
         "original_names": getattr(run.model, "original", {}),
         "digest": digest(dict(sorted(tensors.items()))),
+        "head": None if serving is getattr(run.model, "head", None) else described(serving),  # one that took its place
         "per_task": run.strategy.uses("serving") and run.stream.scenario == "task",
     }
     with atomic_write(folder / DESCRIPTION) as f:
@@ -70,8 +73,11 @@ def load_into(model: nn.Module, given: str) -> str:
     tensors = read(path)
     _check_digest(path, tensors)
     own, outside = model.state_dict(), head(model)
-    other = {n for n in outside if n in tensors and tensors[n].shape != own[n].shape}
-    kept = {name: value for name, value in tensors.items() if name not in (outside if other else ())}
+    there = {n for n in tensors if n.startswith("head.")} if hasattr(model, "head") else outside & tensors.keys()
+    other = not there <= outside or any(
+        tensors[n].shape != own[n].shape for n in there
+    )  # other classes, or a closed form
+    kept = {name: value for name, value in tensors.items() if not other or name not in there | outside}
     missing = [name for name in own if name not in kept and name not in outside]
     unknown = [name for name in kept if name not in own]
     wrong = [name for name in kept if name in own and kept[name].shape != own[name].shape]
@@ -79,7 +85,11 @@ def load_into(model: nn.Module, given: str) -> str:
         raise UsageError(f"model.weights={given!r}: {_difference(own, kept, missing, unknown, wrong)}")
     model.load_state_dict(kept, strict=False)
     left = [name for name in outside if name not in kept]
-    return f"Weights of {path}, but not the head, which answers for other classes." if left else f"Weights of {path}."
+    return (
+        f"Weights of {path}, but not the head, which answers for other classes or in another way."
+        if left
+        else f"Weights of {path}."
+    )
 
 
 def _check_digest(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -63,15 +63,6 @@ class ClosedForm(Frozen):
             yield
 
 
-def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """Return a linear layer of these values."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
-    layer.weight.data = weight
-    if bias is not None:
-        layer.bias.data = bias
-    return layer
-
-
 def one_hot(y: Tensor, classes: int, like: Tensor) -> Tensor:
     """Return labels [B] as rows [B, C] of zeros and a one."""
     return torch.zeros(len(y), classes, dtype=like.dtype, device=like.device).scatter_(1, y[:, None], 1.0)

@@ -47,6 +47,7 @@ class CLSER(Remembering):
             in_range(f"strategy.cls_er.{name}", getattr(self, name), 0, 1)
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
+        super().check(model, stream)
         needs_classes("cls_er", stream)
 
     def thawing(self, scope: Scope, task: Task) -> None:

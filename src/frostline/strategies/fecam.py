@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from frostline.core.checks import in_range, one_of
+from frostline.core.heads import Mahalanobis, powered
 from frostline.core.moments import ClassMoments
 from frostline.core.types import TaskStream
 from frostline.costs.memory import needs_room
@@ -82,27 +82,3 @@ class FeCAM(ClosedForm):
             self.solve()
         assert self.inverse is not None
         return Mahalanobis(self.moments.means, self.inverse, self.moments.counts > 0, self.tukey, self.normalise)
-
-
-def powered(z: Tensor, power: float) -> Tensor:
-    """Return |z|^power with z's sign."""
-    return z if power == 1 else z.sign() * z.abs() ** power
-
-
-class Mahalanobis(nn.Module):
-    """Minus the squared distance to each class, in the metric of its own."""
-
-    def __init__(self, means: Tensor, inverse: Tensor, seen: Tensor, tukey: float, normalise: bool):
-        super().__init__()
-        self.tukey, self.normalise = tukey, normalise
-        self.means, self.inverse, self.seen = (
-            nn.Buffer(t) for t in (F.normalize(means) if normalise else means, inverse, seen)
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return logits [B, C] of features [B, D]."""
-        z = powered(z, self.tukey)
-        z = F.normalize(z) if self.normalise else z
-        away = z[:, None] - self.means  # [B, C, D]
-        near = -(torch.matmul(away.transpose(0, 1), self.inverse) * away.transpose(0, 1)).sum(-1).T
-        return torch.where(self.seen, near, near.amin(1, keepdim=True))

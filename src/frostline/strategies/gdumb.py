@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from frostline.core.buffers import Buffer
 from frostline.core.checks import in_range
 from frostline.core.importance import probe
 from frostline.core.rng import generator
 from frostline.core.sources import MemorySource
-from frostline.core.types import Task
+from frostline.core.types import Task, TaskStream
+from frostline.strategies.base import needs_classes
 from frostline.strategies.from_scratch import FromScratch
+from frostline.strategies.memory import needs_a_place_each
 
 
 @dataclass
@@ -32,6 +36,10 @@ class GDumb(FromScratch):
         in_range("strategy.gdumb.capacity", self.capacity, 1)
         in_range("strategy.gdumb.epochs", self.epochs, 1)
         self.memory = Buffer(self.capacity, "class_balanced", self.seed)
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        needs_classes("gdumb", stream)
+        needs_a_place_each("strategy.gdumb.capacity", self.memory, stream)
 
     def parts(self, task: Task) -> Sequence[Task]:
         """Offer the task's samples to the memory, and learn from what is there."""

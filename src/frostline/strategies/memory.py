@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from frostline.core.buffers import Buffer
-from frostline.core.checks import in_range, one_of
+from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.importance import probe
 from frostline.core.rng import generator
 from frostline.core.step import Step
-from frostline.core.types import Batch, Task
+from frostline.core.types import Batch, Task, TaskStream
 from frostline.strategies.base import Strategy
 
 
@@ -34,6 +36,9 @@ class Remembering(Strategy):
         one_of(f"strategy.{self.name}.buffer", self.buffer, Buffer.RULES)
         self.memory = Buffer(self.capacity, self.buffer, self.seed)
 
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        needs_a_place_each(f"strategy.{self.name}.capacity", self.memory, stream)
+
     def draw(self, step: Step) -> Batch:
         """Return samples from memory for a step."""
         return self.memory.draw(self.batch_size or len(step.incoming))
@@ -49,3 +54,12 @@ class Remembering(Strategy):
     def remembered(self) -> Iterable[Batch]:
         """Return what is in memory."""
         return [self.memory.all()] if len(self.memory) else []
+
+
+def needs_a_place_each(name: str, memory: Buffer, stream: TaskStream) -> None:
+    """Raise UsageError where a memory that keeps equally many of each class has fewer places than there are classes."""
+    if memory.rule != "reservoir" and memory.capacity < stream.classes:
+        raise UsageError(
+            f"{name}={memory.capacity}: {memory.rule} keeps equally many of each of {stream.classes} classes, some would have "
+            f"none. The nearest valid value is {stream.classes}."
+        )

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline.core.checks import one_of
-from frostline.strategies.closed_form import ClosedForm, linear, one_hot
+from frostline.core.heads import Normalised, linear
+from frostline.strategies.closed_form import ClosedForm, one_hot
 
 
 @dataclass
@@ -44,18 +45,6 @@ class NCM(ClosedForm):
 
 
 METRICS = ("cosine", "euclidean", "icarl")
-
-
-class Normalised(nn.Module):
-    """A layer that is given normalised features."""
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return what the layer makes of z [B, D], each row of length 1."""
-        return self.layer(F.normalize(z))
 
 
 def nearest_mean(means: Tensor, metric: str) -> nn.Module:

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from frostline.core.checks import in_range
+from frostline.core.heads import Random, linear, projected
 from frostline.core.rng import generator
 from frostline.core.types import TaskStream
 from frostline.costs.memory import needs_room
-from frostline.strategies.closed_form import ClosedForm, linear
+from frostline.strategies.closed_form import ClosedForm
 
+MANY = 5000  # features to solve for
 BYTES = 32  # of an M x M matrix that is solved for in double precision, with what is kept of it
 
 
@@ -41,6 +42,11 @@ class RandomFeatures(ClosedForm):
             f"strategy.{self.name}.projection={self.projection}: solving for {columns} features", BYTES * columns**2,
             next(model.parameters()).device, "a smaller one",
         )  # fmt: skip
+        if columns > MANY and next(model.parameters()).device.type == "cpu":
+            print(
+                f"frostline: strategy.{self.name}.projection={columns}: solving for so many features takes minutes a task on a "
+                f"CPU; strategy.{self.name}.projection=2000 takes seconds."
+            )
 
     def matrix(self, like: Tensor) -> Tensor | None:
         """Return the random matrix [D, M]; None where features stay as they are."""
@@ -59,20 +65,3 @@ class RandomFeatures(ClosedForm):
             return None
         layer, matrix = linear(self.weight.float()), self.matrix(self.weight)
         return layer if matrix is None else nn.Sequential(Random(matrix), layer)
-
-
-def projected(z: Tensor, matrix: Tensor | None) -> Tensor:
-    """Return relu(z matrix), or z where there is none."""
-    return z if matrix is None else F.relu(z @ matrix)
-
-
-class Random(nn.Module):
-    """relu(z W) of a fixed W."""
-
-    def __init__(self, matrix: Tensor):
-        super().__init__()
-        self.matrix = nn.Buffer(matrix)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return [B, M] of [B, D]."""
-        return projected(z, self.matrix)

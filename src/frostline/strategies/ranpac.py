@@ -56,15 +56,17 @@ class RanPAC(RandomFeatures):
         if len(self.held_gram):
             self.gram, self.targets = self.gram + self.held_gram, self.targets + self.held_targets
             self.held_gram, self.held_targets, self.held = torch.zeros(0, 0), torch.zeros(0, 0), 0
-        found = dict(solutions(self.gram, self.targets, [self.chosen]))
+        found = dict(solutions(self.gram.double(), self.targets.double(), [self.chosen]))
         if not found:
             raise UsageError(
                 f"strategy.ranpac.ridge={self.ridge}: the features are too much alike. Expected a larger one."
             )
-        self.weight = found[self.chosen].T.contiguous()
+        self.weight = found[self.chosen].T.float().contiguous()
 
     def _best(self) -> float:
         """Return the ridge with the least squared error on what was held out: |Y|^2 - 2 tr W'H'Y + tr W'H'HW, but for |Y|^2."""
+        if self.held < 5:
+            return self.chosen or 1.0  # none was held out
         errors = {
             ridge: float((W * (self.held_gram @ W - 2 * self.held_targets)).sum())
             for ridge, W in solutions(self.gram, self.targets, RIDGES)
@@ -73,10 +75,9 @@ class RanPAC(RandomFeatures):
 
 
 def solutions(gram: Tensor, targets: Tensor, ridges: list[float]) -> Iterator[tuple[float, Tensor]]:
-    """Yield each ridge with its (gram + ridge I)^-1 targets, in double precision; left out where there is none."""
-    gram64, targets64 = gram.double(), targets.double()
+    """Yield each ridge with its (gram + ridge I)^-1 targets, in the precision given; left out where there is none."""
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     for ridge in ridges:
-        eye = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
-        factor, failed = torch.linalg.cholesky_ex(gram64 + ridge * eye)
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
         if not int(failed):
-            yield ridge, torch.cholesky_solve(targets64, factor).to(gram)
+            yield ridge, torch.cholesky_solve(targets, factor)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import in_range, one_of
-from frostline.strategies.closed_form import ClosedForm, linear
+from frostline.core.heads import linear
+from frostline.strategies.closed_form import ClosedForm
 
 
 @dataclass
