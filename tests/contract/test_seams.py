@@ -1,6 +1,7 @@
 """What methods ask of the seams, and the faults that there were: each test fails without its mending."""
 
 import copy
+import re
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from frostline.app.config import conf_dir
+from frostline.core.checks import UsageError
 from frostline.core.sources import MemorySource, TensorSource
 from frostline.core.step import Step
 from frostline.core.tensors import to_device
@@ -427,7 +429,7 @@ def test_what_a_buffer_saves_is_what_it_holds(make_run):
     assert torch.equal(again.memory.all().x, buffer.memory.all().x)
 
 
-def test_regression_is_an_objective(make_run):
+def line():
     from frostline.core.objectives import Regression
 
     rng, tasks = torch.Generator().manual_seed(0), []
@@ -435,7 +437,24 @@ def test_regression_is_an_objective(make_run):
         x = torch.randn(64, 5, generator=rng)
         source = TensorSource(x, x[:, 0] * (1 + t), torch.arange(64), t)
         tasks.append(Task(t, str(t), (), source, source, objective=Regression(tolerance=0.2)))
-    stream = TaskStream("line", "domain", tuple(tasks), 1, (5,))
+    return TaskStream("line", "domain", tuple(tasks), 1, (5,))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_regression_is_learned_or_refused_by_name(strategy, make_run):
+    """What needs classes says so before training: neither a traceback nor a penalty that is always nothing."""
+    stream = line()
+    built = build_strategy(strategy)
+    try:
+        built.check(mlp(stream.shape, 1, hidden=[8]), stream)
+    except UsageError as refused:
+        assert re.search(r"strategy=\w+ (buffer=\w+ )?(needs (one class|classes)|decides each task)", str(refused))  # noqa: PT017
+        return
+    run_stream(make_run(built, stream=stream, model=lambda s, c: mlp(s, 1, hidden=[8]), epochs=1))
+
+
+def test_regression_is_an_objective(make_run):
+    stream = line()
     run = make_run(
         Chain([Replay(capacity=20), EWC(strength=0.1)]),
         stream=stream,

@@ -140,10 +140,11 @@ class Strategy:
         return getattr(type(self), hook) is not getattr(Strategy, hook)
 
 
-def needs_classes(name: str, stream: TaskStream) -> None:
-    """Raise UsageError where samples have no single class each."""
-    if not isinstance(stream.objective, Classification) or stream[0].train.labels.ndim > 1:
-        raise UsageError(f"strategy={name} needs one class a sample, which {stream.name} does not have.")
+def needs_classes(name: str, stream: TaskStream, several: bool = False) -> None:
+    """Raise UsageError where samples have no single class each, or, if several will do (the words of a text), none."""
+    if not isinstance(stream.objective, Classification) or (stream[0].train.labels.ndim > 1 and not several):
+        what = "classes" if several else "one class a sample"
+        raise UsageError(f"strategy={name} needs {what}, which {stream.name} does not have.")
 
 
 def needs_task_labels(name: str, what: str, stream: TaskStream) -> None:

@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from frostline.core.checks import UsageError
 from frostline.core.step import Step
-from frostline.core.types import Batch
-from frostline.strategies.base import Strategy
+from frostline.core.types import Batch, TaskStream
+from frostline.strategies.base import Strategy, needs_classes
 
 
 @dataclass
@@ -22,10 +21,11 @@ class ERACE(Strategy):
     the first task; here, as in the paper, only the batch's own classes count there.
     """
 
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        needs_classes("er_ace", stream)
+
     def criterion(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the asymmetric cross-entropy."""
-        if logits.ndim != 2:
-            raise UsageError("strategy=er_ace needs one label a sample.")
         replayed = batch.replayed
         came = (~replayed).to(logits.dtype)
         present = torch.zeros_like(logits[0]).scatter_reduce(0, batch.y, came, "amax") > 0

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core.checks import in_range
 from frostline.core.scope import Scope, evaluating
 from frostline.core.step import Step
-from frostline.core.types import Batch, Task
+from frostline.core.types import Batch, Task, TaskStream
+from frostline.strategies.base import needs_classes
 from frostline.strategies.memory import Remembering
 
 
@@ -28,6 +29,10 @@ class FDR(Remembering):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("strategy.fdr.strength", self.strength, 0)
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        super().check(model, stream)
+        needs_classes("fdr", stream, several=True)
 
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the distance from what the net said."""

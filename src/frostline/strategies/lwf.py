@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frostline.core.checks import in_range
 from frostline.core.objectives import Classification
 from frostline.core.scope import Scope
 from frostline.core.step import Step
-from frostline.core.types import Batch, Task
-from frostline.strategies.base import Strategy
+from frostline.core.types import Batch, Task, TaskStream
+from frostline.strategies.base import Strategy, needs_classes
 
 
 @dataclass
@@ -35,6 +35,9 @@ class LwF(Strategy):
         in_range("strategy.lwf.temperature", self.temperature, 0, above=True)
         self.teacher: dict[str, Tensor] = {}
         self.groups: list[Tensor] = []  # classes that belong together, as places among the logits; none: all of them
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        needs_classes("lwf", stream, several=True)
 
     def recalls(self) -> bool:
         """Return whether it holds on to earlier tasks and does nothing else: it does."""

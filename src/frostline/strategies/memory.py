@@ -12,7 +12,7 @@ from frostline.core.importance import probe
 from frostline.core.rng import generator
 from frostline.core.step import Step
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import Strategy
+from frostline.strategies.base import Strategy, needs_classes
 
 
 @dataclass
@@ -57,8 +57,11 @@ class Remembering(Strategy):
 
 
 def needs_a_place_each(name: str, memory: Buffer, stream: TaskStream) -> None:
-    """Raise UsageError where a memory that keeps equally many of each class has fewer places than there are classes."""
-    if memory.rule != "reservoir" and memory.capacity < stream.classes:
+    """Raise UsageError where one keeps equally many of each class, and has fewer places than classes, or none are there."""
+    if memory.rule == "reservoir":
+        return
+    needs_classes(f"{name.split('.')[1]} buffer={memory.rule}", stream)
+    if memory.capacity < stream.classes:
         raise UsageError(
             f"{name}={memory.capacity}: {memory.rule} keeps equally many of each of {stream.classes} classes, some would have "
             f"none. The nearest valid value is {stream.classes}."

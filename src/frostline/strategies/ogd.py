@@ -14,7 +14,7 @@ from frostline.core.scope import Scope, evaluating
 from frostline.core.step import Step
 from frostline.core.types import Batch, Task, TaskStream
 from frostline.costs.memory import needs_room
-from frostline.strategies.base import Grads, Strategy
+from frostline.strategies.base import Grads, Strategy, needs_classes
 
 
 @dataclass
@@ -37,6 +37,7 @@ class OGD(Strategy):
         self._basis: tuple[list[str], Tensor] | None = None
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
+        needs_classes("ogd", stream, several=True)
         size = 4 * self.samples * len(stream) * sum(p.numel() for p in model.parameters())
         needs_room(
             f"strategy.ogd.samples={self.samples}: a gradient of the whole net for each, in {len(stream)} tasks,", 2 * size,

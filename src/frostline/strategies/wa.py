@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from frostline.core.scope import Scope
 from frostline.core.structure import head
-from frostline.core.types import Task
-from frostline.strategies.base import Strategy
+from frostline.core.types import Task, TaskStream
+from frostline.strategies.base import Strategy, needs_classes
 
 
 @dataclass
@@ -21,6 +22,9 @@ class WA(Strategy):
     keeps = ("known",)
 
     known: list[int] = field(default_factory=list, init=False)
+
+    def check(self, model: nn.Module, stream: TaskStream) -> None:
+        needs_classes("wa", stream, several=True)
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Align the new rows."""
