@@ -63,7 +63,7 @@ def merged(model: nn.Module) -> nn.Module:
 def load_into(model: nn.Module, given: str) -> str:
     """Put a run's weights, or those of a .safetensors file under the same names, into the model.
 
-    Return what was left out: the head, where it has other classes. UsageError where the weights are not this model's.
+    Return what was left out: the head, where it has other classes or was worked out in closed form. UsageError where the weights are not this model's.
     """
     path = Path(given) / NAME if Path(given).is_dir() else Path(given)
     if not path.is_file():
@@ -73,11 +73,9 @@ def load_into(model: nn.Module, given: str) -> str:
     tensors = read(path)
     _check_digest(path, tensors)
     own, outside = model.state_dict(), head(model)
-    there = {n for n in tensors if n.startswith("head.")} if hasattr(model, "head") else outside & tensors.keys()
-    other = not there <= outside or any(
-        tensors[n].shape != own[n].shape for n in there
-    )  # other classes, or a closed form
-    kept = {name: value for name, value in tensors.items() if not other or name not in there | outside}
+    theirs = {n for n in tensors if n.startswith("head.")} if hasattr(model, "head") else outside & tensors.keys()
+    fits = theirs <= outside and all(tensors[name].shape == own[name].shape for name in theirs)
+    kept = {name: value for name, value in tensors.items() if fits or name not in theirs | outside}
     missing = [name for name in own if name not in kept and name not in outside]
     unknown = [name for name in kept if name not in own]
     wrong = [name for name in kept if name in own and kept[name].shape != own[name].shape]

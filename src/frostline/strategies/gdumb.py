@@ -39,7 +39,7 @@ class GDumb(FromScratch):
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
         needs_classes("gdumb", stream)
-        needs_a_place_each("strategy.gdumb.capacity", self.memory, stream)
+        needs_a_place_each("gdumb", self.memory, stream)
 
     def parts(self, task: Task) -> Sequence[Task]:
         """Offer the task's samples to the memory, and learn from what is there."""

@@ -37,7 +37,7 @@ class Remembering(Strategy):
         self.memory = Buffer(self.capacity, self.buffer, self.seed)
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_a_place_each(f"strategy.{self.name}.capacity", self.memory, stream)
+        needs_a_place_each(self.name, self.memory, stream)
 
     def draw(self, step: Step) -> Batch:
         """Return samples from memory for a step."""
@@ -57,12 +57,12 @@ class Remembering(Strategy):
 
 
 def needs_a_place_each(name: str, memory: Buffer, stream: TaskStream) -> None:
-    """Raise UsageError where one keeps equally many of each class, and has fewer places than classes, or none are there."""
+    """Raise UsageError where a memory is to keep equally many of each class, but has too few places or no classes to go by."""
     if memory.rule == "reservoir":
         return
-    needs_classes(f"{name.split('.')[1]} buffer={memory.rule}", stream)
+    needs_classes(f"{name} with buffer={memory.rule}", stream)
     if memory.capacity < stream.classes:
         raise UsageError(
-            f"{name}={memory.capacity}: {memory.rule} keeps equally many of each of {stream.classes} classes, some would have "
-            f"none. The nearest valid value is {stream.classes}."
+            f"strategy.{name}.capacity={memory.capacity}: {memory.rule} keeps equally many of each of "
+            f"{stream.classes} classes, some would have none. The nearest valid value is {stream.classes}."
         )
