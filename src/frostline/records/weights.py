@@ -63,7 +63,8 @@ def merged(model: nn.Module) -> nn.Module:
 def load_into(model: nn.Module, given: str) -> str:
     """Put a run's weights, or those of a .safetensors file under the same names, into the model.
 
-    Return what was left out: the head, where it has other classes or was worked out in closed form. UsageError where the weights are not this model's.
+    Return what was left out: the head, where it has other classes or was worked out in closed form. UsageError where the
+    weights are not this model's.
     """
     path = Path(given) / NAME if Path(given).is_dir() else Path(given)
     if not path.is_file():
