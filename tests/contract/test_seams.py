@@ -451,6 +451,7 @@ def test_regression_is_learned_or_refused_by_name(strategy, make_run):
         refusal = str(error)
     if refusal:
         assert re.match(r"strategy=\w+ (with buffer=\w+ )?(needs (one class|classes)|decides each task)", refusal)
+        assert "buffer=" not in refusal or "buffer=reservoir needs none" in refusal
     else:
         run_stream(make_run(built, stream=stream, model=lambda s, c: mlp(s, 1, hidden=[8]), epochs=1))
 

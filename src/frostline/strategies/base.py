@@ -140,11 +140,11 @@ class Strategy:
         return getattr(type(self), hook) is not getattr(Strategy, hook)
 
 
-def needs_classes(name: str, stream: TaskStream, several: bool = False) -> None:
+def needs_classes(name: str, stream: TaskStream, several: bool = False, instead: str = "") -> None:
     """Raise UsageError where samples have no single class each, or, if several will do (the words of a text), none."""
     if not isinstance(stream.objective, Classification) or (stream[0].train.labels.ndim > 1 and not several):
         what = "classes" if several else "one class a sample"
-        raise UsageError(f"strategy={name} needs {what}, which {stream.name} does not have.")
+        raise UsageError(f"strategy={name} needs {what}, which {stream.name} does not have.{instead}")
 
 
 def needs_task_labels(name: str, what: str, stream: TaskStream) -> None:

@@ -60,7 +60,7 @@ def needs_a_place_each(name: str, memory: Buffer, stream: TaskStream) -> None:
     """Raise UsageError where a memory is to keep equally many of each class, but has too few places or no classes to go by."""
     if memory.rule == "reservoir":
         return
-    needs_classes(f"{name} with buffer={memory.rule}", stream)
+    needs_classes(f"{name} with buffer={memory.rule}", stream, instead=f" strategy.{name}.buffer=reservoir needs none.")
     if memory.capacity < stream.classes:
         raise UsageError(
             f"strategy.{name}.capacity={memory.capacity}: {memory.rule} keeps equally many of each of "
