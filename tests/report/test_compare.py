@@ -38,6 +38,20 @@ def test_seeds_and_devices_are_grouped():
     assert labels([run(seed=0), run(seed=1, device="cuda")]) == [("finetune", 2)]
 
 
+def test_a_label_names_a_data_set_once():
+    def content(dataset):
+        stream = {"_target_": "frostline.streams.split", "dataset": dataset, "scenario": "class"}
+        config = {"strategy": {"replay": {"_target_": "frostline.strategies.Replay"}}, "stream": stream} | {
+            section: {"_target_": f"frostline.{section}"} for section in ("selector", "model", "optimizer")
+        }
+        return {"config": config, "seed": 0, "data": None, "accuracy": [[0.5], [1.0]]}
+
+    assert [group.label for group in group_runs([content("digits"), content("mnist")])] == [
+        "replay digits",
+        "replay mnist",
+    ]
+
+
 def test_labels_name_what_differs_among_those_that_have_it():
     runs = [run(), run("ewc", own={"strength": 1}), run("ewc", own={"strength": 2})]
     assert [name for name, _ in labels(runs)] == ["finetune", "ewc strength=1", "ewc strength=2"]

@@ -27,7 +27,9 @@ def run(context: typer.Context) -> None:
 @app.command()
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs or sweeps; searched for result.json.")],
-    out: Annotated[Path, typer.Option(help="Where the figure and the table as CSV are written.")] = Path("comparison"),
+    out: Annotated[
+        Path, typer.Option("--to", "--out", help="Folder to write the figure and the table as CSV to.")
+    ] = Path("comparison"),
 ) -> None:
     """Compare runs: mean and 95 % confidence interval over seeds for each configuration, and accuracy against cost."""
     from frostline.report.compare import compare_folders

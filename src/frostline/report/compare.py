@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -149,7 +149,9 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
         axes.set_xlabel(f"{label} spent on learning")
         axes.set_xlim(0, 1.15 * highest or 1)  # the interval of two seeds is longer than all else
         axes.xaxis.set_major_formatter(EngFormatter() if column == "flops" else ScalarFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # engineering units are wide
         axes.set_ylim(max(0.0, np.floor(10 * axes.get_ylim()[0]) / 10), 1.02)
+        axes.set_yticks([tick for tick in axes.get_yticks() if tick < 1.01])  # no accuracy is above 1
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("average accuracy after the last task")
@@ -164,5 +166,8 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
     handles, names = figure.axes[0].get_legend_handles_labels()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+        if max(map(len, names)) < 30:
+            figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+        else:  # long ones would take the axes' room
+            figure.legend(handles, names, loc="outside lower left", frameon=False, fontsize=8, ncols=2)
     return figure

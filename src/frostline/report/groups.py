@@ -86,7 +86,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     named = {"strategy": "+".join(config["strategy"])}
     for section in ("selector", "model", "optimizer", "stream"):
         kind = config[section]["_target_"].rpartition(".")[2]
-        named[section] = config[section].get("dataset", kind)
+        named[section] = flat.pop(f"{section}.dataset", kind)
         for key in [k for k in flat if k.startswith(f"{section}.")]:
             flat[f"{section}.{kind}.{key.removeprefix(f'{section}.')}"] = flat.pop(key)
     return named | {k: v for k, v in flat.items() if not k.endswith("_target_")}
