@@ -154,3 +154,13 @@ def test_the_reference_of_intransigence_differs_in_strategy_and_selector_only():
     group_runs(runs)
     found = [r["metrics"]["intransigence"] for r in runs]
     assert found == [pytest.approx(0.0), pytest.approx(0.0), pytest.approx(0.2), pytest.approx(0.0), None]
+
+
+def test_the_figure_of_many_groups_names_the_strategies(monkeypatch):
+    """Four hundred names would take all the room, and ten seconds."""
+    groups = [Group(f"{strategy} lr={n}", [], 0, 1, strategy) for strategy in ("replay", "ewc") for n in range(15)]
+    monkeypatch.setattr(Group, "interval", lambda self, column: (0.5, float("nan")))
+    for group in groups:
+        group.runs.append({"stream": {"name": "digits"}})
+    for some, names in ((groups, ["replay", "ewc"]), (groups[:3], [g.label for g in groups[:3]])):
+        assert [text.get_text() for text in accuracy_against_cost(some).legends[0].get_texts()] == names

@@ -26,6 +26,7 @@ from frostline.report.tables import si
 
 COLUMNS = ("accuracy", "learned", "forgetting", "intransigence", "flops", "of_full", "seconds", "usd")
 HEADS = {"flops": "FLOPs", "of_full": "of full", "usd": "USD"}
+NAMED = 24  # groups; where more are compared, the figure names strategies only
 
 
 def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
@@ -141,8 +142,9 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
         for group in groups:
             (x, dx), (y, dy) = (group.interval(c) or (np.nan, np.nan) for c in (column, "accuracy"))
             axes.errorbar(
-                x, y, xerr=np.nan_to_num(dx), yerr=np.nan_to_num(dy),
-                fmt="osD^vP*X"[places[group.strategy] % 8], color=colours[group.strategy], capsize=3, label=group.label,
+                x, y, xerr=dx if dx > 0 else None, yerr=dy if dy > 0 else None,
+                fmt="osD^vP*X"[places[group.strategy] % 8], color=colours[group.strategy], capsize=3,
+                label=group.label if len(groups) <= NAMED else "" if places[group.strategy] else group.strategy,
             )  # fmt: skip
             places[group.strategy] += 1
             highest = np.nanmax([highest, x])

@@ -66,12 +66,13 @@ def learning_curve(content: dict[str, Any], rows: Sequence[dict[str, Any]]) -> F
     """Return loss, rate and gradient norm by the steps taken; a faint line where a task begins."""
     figure = Figure(figsize=(8.4, 6.0), layout="constrained")
     steps = [row["steps_taken"] for row in rows]
+    begins = [before["steps_taken"] for before, row in pairwise(rows) if row["task"] != before["task"]]
     panels = figure.subplots(3, 1, sharex=True)
     for axes, key in zip(panels, ("loss", "rate", "gradient_norm"), strict=True):
         axes.plot(steps, [row[key] for row in rows], ".-", color=ACCENT, linewidth=1, markersize=4)
-        for before, row in pairwise(rows):
-            if row["task"] != before["task"]:
-                axes.axvline(before["steps_taken"], color=FAINT, linewidth=0.8, linestyle=":", zorder=0)
+        axes.vlines(
+            begins, 0, 1, transform=axes.get_xaxis_transform(), color=FAINT, linewidth=0.8, linestyle=":", zorder=0
+        )
         axes.set_ylabel({"rate": "learning rate"}.get(key, key.replace("_", " ")))
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
