@@ -139,6 +139,16 @@ class CostMeter:
                 return None
         return None
 
+    def spent(self) -> tuple[int, int, float]:
+        """Return the training steps, the operations and the seconds of learning so far."""
+        steps, flops, seconds = 0, 0, 0.0
+        for row in self.rows:
+            if row.phase in LEARNING:
+                steps += row.steps if row.phase == "train" else 0
+                flops += row.flops
+                seconds += row.seconds
+        return steps, flops, seconds
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep a stretch inside a phase off the bill."""

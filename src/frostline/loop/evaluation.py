@@ -94,13 +94,13 @@ def evaluate_alone(run: Run, moment: int | None, read: Reader = plainly) -> None
             with run.strategy.serving(run.model, column.task):
                 sums.append(_tally(run, column, read))
         hits, losses = (torch.stack(part).tolist() for part in zip(*sums, strict=True))
-    record(run, moment, found, hits, losses)
+        record(run, found, hits, losses)
 
 
 def _tally(run: Run, column: Column, read: Reader) -> tuple[Tensor, Tensor]:
     """Return how many targets were right and the sum of their losses, still on the device."""
-    hits = torch.zeros((), dtype=torch.int64, device=run.device)
-    losses = torch.zeros((), device=run.device)
+    device = run.device
+    hits, losses = torch.zeros((), dtype=torch.int64, device=device), torch.zeros((), device=device)
     for work in read(run, column):
         run.meter.step(len(work.batch), operations(run, work, [run]))
         logits, y = masked(work.call(), column.visible), work.batch.y
@@ -118,9 +118,7 @@ def operations(run: Run, work: Work, billed: Sequence[Run]) -> int:
     return run.evaluation_flops[key]
 
 
-def record(
-    run: Run, moment: int | None, found: Sequence[Column], hits: Sequence[float], losses: Sequence[float]
-) -> None:
+def record(run: Run, found: Sequence[Column], hits: Sequence[float], losses: Sequence[float]) -> None:
     """Add the row to the run's matrices; cells that were not evaluated are None."""
     progress, tasks = run.progress, len(run.stream)
     targets = [int(column.objective.counted(column.source.labels).sum()) for column in found]

@@ -1,13 +1,19 @@
 """How far a run has come: plain values, which a checkpoint holds."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from frostline.costs import Reference
 from frostline.selectors.base import Change
 
 Row = list[float | None]
+MATRICES = ("accuracy", "loss")  # they grow with the square of the tasks
 
 
 @dataclass
@@ -43,6 +49,7 @@ class Progress:
         change = self.change
         return {
             **vars(self),
+            **{name: _packed(getattr(self, name)) for name in MATRICES},
             "change": None if change is None else [sorted(change.names), dict(change.rates), change.until],
             "references": {shape: asdict(reference) for shape, reference in self.references.items()},
         }
@@ -54,6 +61,7 @@ class Progress:
         return cls(
             **{
                 **state,
+                **{name: _rows(state[name]) for name in MATRICES},
                 "change": None if change is None else Change(frozenset(change[0]), change[1], change[2]),
                 "references": {shape: Reference(**values) for shape, values in state["references"].items()},
             }
@@ -82,3 +90,12 @@ class Progress:
         if not seen:
             return next(iter(timed.values()), None)
         return sum(seconds * self.seen.get(shape, 0) for shape, seconds in timed.items()) / seen
+
+
+def _packed(rows: Sequence[Row]) -> Tensor:
+    """Return rows as one tensor, NaN for None."""
+    return torch.from_numpy(np.array(rows, dtype=np.float64))
+
+
+def _rows(packed: Tensor) -> list[Row]:
+    return [[None if math.isnan(value) else value for value in row] for row in packed.tolist()]

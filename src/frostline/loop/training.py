@@ -207,7 +207,7 @@ def _prepare(run: Run, index: int) -> None:
 
 
 def _pause(run: Run) -> float:
-    return min(run.settings.checkpoint_every_s, max(1.0, 20 * run.saving_took))
+    return min(run.settings.checkpoint_every_s, max(1.0, 50 * run.saving_took))
 
 
 def _save(runs: Sequence[Run], last: bool = True) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from frostline.costs.meter import LEARNING
 from frostline.loop.lesson import Lesson
 from frostline.loop.run import Diverged, Moment
 
@@ -30,15 +29,15 @@ class Lookout:
         epoch, step = divmod(taken - 1, lesson.steps)
         if run.observers:
             norms = [g.detach().float().norm() for g in gradients.values()]
-            learning = [row for row in run.meter.rows if row.phase in LEARNING]
+            steps, flops, seconds = run.meter.spent()
             optimizer = run.open_optimizer
             moment = Moment(
                 task=lesson.task.index, part=run.progress.part, epoch=epoch, step=step + 1, steps=lesson.steps,
-                steps_taken=sum(row.steps for row in learning if row.phase == "train"), done=taken / lesson.total,
+                steps_taken=steps, done=taken / lesson.total,
                 loss=float(lesson.losses[taken - 1]),
                 rate=float(optimizer.param_groups[0]["lr"]) if optimizer is not None else 0.0,
                 gradient_norm=float(torch.stack(norms).norm()) if norms else 0.0,
-                flops=sum(row.flops for row in learning), seconds=sum(row.seconds for row in learning),
+                flops=flops, seconds=seconds,
                 samples_per_second=speed,
             )  # fmt: skip
             for observer in run.observers:

@@ -13,7 +13,7 @@ from frostline.core.checks import UsageError
 from frostline.core.files import atomic_write
 from frostline.core.tensors import digest, tensor_bytes
 
-FORMAT = "frostline.checkpoint/4"
+FORMAT = "frostline.checkpoint/5"
 NAME = "checkpoint.pt"
 NEXT = "checkpoint.next.pt"  # of several seeds that learn together: it counts once all of them have written theirs
 KEYS = (

@@ -14,7 +14,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from frostline.core import metrics
-from frostline.costs.meter import COLUMNS, LEARNING
+from frostline.costs.meter import COLUMNS
 from frostline.loop.run import Moment, Observer, Run
 
 log = logging.getLogger(__name__)
@@ -94,8 +94,7 @@ class WandbTracker(Observer):
             for row in run.meter.rows:
                 if row.task == index:
                     values |= {f"cost/{row.phase}/{key}": getattr(row, key) for key in ("flops", "seconds")}
-            learning = [row for row in run.meter.rows if row.phase in LEARNING]
-            values |= {f"cost/{key}_so_far": sum(getattr(row, key) for row in learning) for key in ("flops", "seconds")}
+            _, values["cost/flops_so_far"], values["cost/seconds_so_far"] = run.meter.spent()
             self.run.log(values)
 
         self._try("log a task", send)

@@ -30,7 +30,7 @@ class ResultWriter(Observer):
 
     def task_done(self, run: Run, index: int) -> None:
         """Write what is known after task `index`, unless that was done a moment ago: it all grows with the tasks."""
-        if time.monotonic() - self.written >= max(1.0, 20 * self.took):
+        if time.monotonic() - self.written >= max(1.0, 100 * self.took):
             self.write(run, "running")
 
     def write(self, run: Run, status: str, error: str | None = None) -> dict[str, Any]:

@@ -24,13 +24,18 @@ def run_figures(folder: Path, content: dict[str, Any], kinds: Sequence[str] = ("
     if rows := curve.read(folder / curve.NAME):
         figures["learning_curve"] = learning_curve(content, rows)
     for name, figure in figures.items():
-        engine = figure.get_layout_engine()
-        assert engine is not None
-        engine.execute(figure)  # once: savefig would do it for each file, and draw twice to do it
-        figure.set_layout_engine(None)
-        for kind in kinds:
-            with atomic_write(target / f"{name}.{kind}", "wb") as f:
-                figure.savefig(f, format=kind, dpi=150)
+        save_figure(figure, target / name, kinds)
+
+
+def save_figure(figure: Figure, path: Path, kinds: Sequence[str] = ("png",)) -> None:
+    """Write a figure to path.<kind>, a file of each kind."""
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)  # once: savefig would do it for each file, and draw twice to do it
+    figure.set_layout_engine(None)
+    for kind in kinds:
+        with atomic_write(path.with_name(f"{path.name}.{kind}"), "wb") as f:
+            figure.savefig(f, format=kind, dpi=150)
 
 
 def accuracy_matrix(content: dict[str, Any]) -> Figure:
@@ -84,9 +89,11 @@ def learning_curve(content: dict[str, Any], rows: Sequence[dict[str, Any]]) -> F
 
 def cumulative_costs(content: dict[str, Any], column: str) -> list[float]:
     """Return what learning had cost in `column` after each task."""
-    tasks = range(len(content["stream"]["tasks"]))
-    rows = [r for r in content["ledger"] if r["phase"] in TRAINING_PHASES and r["task"] is not None]
-    return list(np.cumsum([sum(r[column] or 0 for r in rows if r["task"] == t) for t in tasks]))
+    spent = [0.0] * len(content["stream"]["tasks"])
+    for row in content["ledger"]:
+        if row["phase"] in TRAINING_PHASES and row["task"] is not None:
+            spent[row["task"]] += row[column] or 0
+    return list(np.cumsum(spent))
 
 
 def accuracy_against_cost(content: dict[str, Any]) -> Figure:

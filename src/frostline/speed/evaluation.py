@@ -17,9 +17,10 @@ from frostline.speed.stacking import Stack, pays
 
 def one_pass_serves(runs: Sequence[Run], moment: int | None) -> bool:
     """Tell whether one pass can evaluate all runs, and gains by it."""
+    if len(runs) == 1 or any(run.strategy.uses("serving") for run in runs):
+        return False
     sizes = {tuple(len(column.source) for column in run_columns(run, moment)) for run in runs}
-    serves = any(run.strategy.uses("serving") for run in runs)
-    return len(runs) > 1 and len(sizes) == 1 and not serves and all(pays(run.model, run.device) for run in runs)
+    return len(sizes) == 1 and all(pays(run.model, run.device) for run in runs)
 
 
 def evaluate_together(runs: Sequence[Run], moment: int | None) -> None:
@@ -55,8 +56,8 @@ def evaluate_together(runs: Sequence[Run], moment: int | None) -> None:
             hits.append(hit)
             losses.append(loss)
         found = torch.stack(hits, 1).tolist(), torch.stack(losses, 1).tolist()
-    for run, columns, right, loss in zip(runs, own, *found, strict=True):
-        record(run, moment, columns, right, loss)
+        for run, columns, right, loss in zip(runs, own, *found, strict=True):
+            record(run, columns, right, loss)
 
 
 def _batches(columns: Sequence[Column], size: int) -> Iterator[tuple[Batch, ...]]:

@@ -49,7 +49,7 @@ class Features:
     def pay(self, run: Run, moment: int | None) -> None:
         """Compute again what a kill took; the bill has it already."""
         owed, self._owed = self._owed, []
-        for column in run_columns(run, moment):
+        for column in run_columns(run, moment) if owed else ():
             if column.key in owed:
                 batches = column.source.batches(run.eval_batch_size)
                 with run.strategy.serving(run.model, column.task):
