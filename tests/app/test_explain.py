@@ -10,7 +10,7 @@ from frostline.app.explain import explain
 from frostline.app.targets import plain
 
 WRONG = {
-    "strategy=[replay,ewcc]": "strategy=ewcc: expected one of acil, agem, cls_er, continual_backprop, ",
+    "strategy=[replay,ewcc]": "strategy=ewcc: expected one of acil, agem, bic, cls_er, continual_backprop, ",
     "model=mpl": "model=mpl: expected one of",
     "figures=png": "figures=png: expected a list, such as figures=[png].",
     "trainer.seeds=[a]": "trainer.seeds=[a]: expected a whole number, not 'a'.",
@@ -22,7 +22,8 @@ WRONG = {
     "replay": "replay: expected key=value, such as strategy=replay.",
     "epochs=3": "epochs: there is no such setting. Did you mean trainer.epochs?",
     "selector.k=2": "Did you mean selector.k (of selector=except_first_k, ",
-    "strategy.capacity=5": "or strategy.replay.capacity (of strategy=replay)?",
+    "strategy=replay with strategy.capacity=5": "there is no such setting. Did you mean strategy.replay.capacity?",
+    "strategy.capacity=5": "Did you mean strategy.NAME.capacity, with agem, bic, cls_er, der, der_pp, ",
     "optimizer.lrr=1": "optimizer.lrr: there is no such setting. Did you mean 'lr'?",
 }
 
@@ -31,7 +32,7 @@ WRONG = {
 def test_one_line_that_says_what_was_expected(override):
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"), pytest.raises(HydraException) as caught:
-        compose("config", overrides=[override])
+        compose("config", overrides=override.split(" with "))
     message = explain(caught.value)
     assert message is not None
     assert WRONG[override] in message

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline.records import checkpoints, results
+from frostline.records import checkpoints, curve, results
 from tests.conftest import ROOT
 
 QUICK = (
@@ -127,8 +127,7 @@ def test_what_a_kill_left_half_written_goes(cli, tmp_path):
 def test_a_signal_waits_for_a_checkpoint(cli, start, tmp_path, number, code, word):
     """Without one the run would lose all since the last: a minute by default, here the whole task."""
     run = start(*LONG, "hydra.run.dir=a", "trainer.checkpoint_every_s=9999")
-    wait_for(began(tmp_path / "a"), "the beginning")
-    time.sleep(2)  # the first steps, on a busy machine too
+    wait_for(lambda: curve.read(tmp_path / "a" / curve.NAME), "the first steps")
     run.send_signal(number)
     _, errors = run.communicate(timeout=60)
     assert run.returncode == code
@@ -226,6 +225,15 @@ def test_a_run_that_was_ended_before_it_began_begins(cli, tmp_path):
     assert "was ended before it began; it begins now" in begun.stdout
     assert read(tmp_path / "a")["accuracy"] == wanted["accuracy"]
     assert read(tmp_path / "a")["seed"] == 4
+
+
+def test_a_run_killed_while_its_settings_were_written_is_told_to_start_again(cli, tmp_path):
+    (tmp_path / "a" / ".hydra").mkdir(parents=True)
+    (tmp_path / "a" / ".hydra" / "config.yaml").write_text("seed: 0\ntrainer:\n  epo")
+    done = cli(tmp_path, "resume=a")
+    assert done.returncode == 1
+    assert "ended before its settings were written, and nothing was learned. Start it again" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_run_that_was_ended_between_its_last_checkpoint_and_its_result_is_completed(cli, tmp_path):

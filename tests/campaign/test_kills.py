@@ -113,7 +113,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(family, tmp_path, times, said
         killed = wait(child) == -signal.SIGKILL
         resumed += killed
         check_whole(folder / "run") if (folder / "run").exists() else None
-        if (folder / "run").exists() and any((folder / "run").rglob("*.yaml")):
+        if any((folder / "run").rglob("overrides.yaml")) or any((folder / "run").glob("multirun.yaml")):
             code, _ = run(folder, "resume=run")
         else:  # before Hydra had written what it was
             shutil.rmtree(folder)

@@ -87,7 +87,7 @@ def model_for(selector: str):
 STRATEGIES = [*names("strategy"), "[replay,ewc]", "[replay,er_ace]", "[lwf,replay]"]
 SELECTORS = [*names("selector"), "frozen head"]
 WITHOUT_TRAINING = ("slda", "ncm", "fecam", "ranpac", "acil", "frozen")  # after the first task
-FOR_PERCEPTRONS = ("continual_backprop",)
+FOR_PERCEPTRONS = ("continual_backprop", "redo", "hat")
 CHANGING = ("lisa", "freezeout", "autofreeze")  # those that change within a task
 PAIRS = [
     (strategy, selector)

@@ -24,7 +24,7 @@ from frostline.loop.training import run_stream
 from frostline.models import mlp, slim_resnet18
 from frostline.selectors import LISA, Everything, HeadOnly, LastK
 from frostline.strategies import EWC, Chain, DERpp, Finetune, LwF, PackNet, Replay, Strategy
-from tests.contract.test_contract import STRATEGIES, assert_same, build_selector, build_strategy
+from tests.contract.test_contract import FOR_PERCEPTRONS, STRATEGIES, assert_same, build_selector, build_strategy
 
 narrow = partial(slim_resnet18, filters=2)
 deep = partial(mlp, hidden=[16, 16, 16])
@@ -244,7 +244,7 @@ def test_what_is_only_faster_changes_no_number(strategy, make_run):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_probe_leaves_no_trace(strategy, make_run, monkeypatch):
     """Run three times instead of once, with batch-norm and dropout in the net."""
-    model = partial(mlp, hidden=[16, 16], dropout=0.2) if strategy == "continual_backprop" else narrow
+    model = partial(mlp, hidden=[16, 16], dropout=0.2) if strategy in FOR_PERCEPTRONS else narrow
     plain = training.StepCounter._probe
     runs = []
     for probe in (plain, lambda self, batch: [plain(self, batch) for _ in range(3)][-1]):

@@ -59,13 +59,18 @@ def test_ring_keeps_the_latest_of_each_class():
     assert sorted(buffer.all().index.tolist()) == [14, 15, 16, 17, 18, 19]
 
 
+def offer(buffer, labels, first=0):
+    y = torch.as_tensor(labels)
+    buffer.add(batch(labels, first), np.arange(float(len(y))) if buffer.rule == "herding" else None)
+
+
 @pytest.mark.parametrize("rule", Buffer.RULES)
 def test_columns_stay_together_and_nothing_exceeds_the_capacity(rule):
     buffer = Buffer(17, rule, 1)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 300)
     for start in range(0, 300, 23):
-        buffer.add(batch(labels[start : start + 23], start))
+        offer(buffer, labels[start : start + 23], start)
         assert len(buffer) <= 17
     held = buffer.all()
     assert len(held) == 17
@@ -77,10 +82,10 @@ def test_columns_stay_together_and_nothing_exceeds_the_capacity(rule):
 @pytest.mark.parametrize("rule", Buffer.RULES)
 def test_state_restores_contents_and_random_numbers(rule):
     one, two = Buffer(9, rule, 3), Buffer(9, rule, 99)
-    one.add(batch([0, 1, 2] * 5))
+    offer(one, [0, 1, 2] * 5)
     two.load_state_dict(copy.deepcopy(one.state_dict()))
     for buffer in (one, two):
-        buffer.add(batch([2, 3] * 4, 100))
+        offer(buffer, [2, 3] * 4, 100)
     assert torch.equal(one.all().index, two.all().index)
     assert torch.equal(one.draw(4).index, two.draw(4).index)
 

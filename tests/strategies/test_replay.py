@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
+from frostline.core.scope import Scope
 from frostline.loop.training import run_stream
 from frostline.strategies import Cumulative, Joint, Replay
 from tests.conftest import a_step
@@ -10,7 +12,7 @@ def test_within_a_task_only_older_tasks_are_replayed(digits):
     replay = Replay(capacity=20)
     batch = next(iter(digits[0].train.batches(16)))
     assert len(replay.augment(a_step(incoming=batch), batch)) == 16
-    replay.after_task(None, digits[0])
+    replay.after_task(Scope(nn.Linear(1, 1), frozenset()), digits[0])
     batch = next(iter(digits[1].train.batches(16)))
     mixed = replay.augment(a_step(incoming=batch), batch)
     assert len(mixed) == 32

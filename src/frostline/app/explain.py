@@ -98,6 +98,11 @@ def _unknown_key(cause: Any, text: str) -> str:
     if whole.startswith(f"strategy.{name}.") and (conf_dir() / "strategy" / f"{name}.yaml").is_file():
         has = f"{whole}: this run's strategy is {', '.join(known)}, which has no {name}."
         return f"{has} Expected strategy={name}, or a sweep of its own for it."
+    inside = [
+        k for k in known if isinstance(parent, DictConfig) and isinstance(parent[k], DictConfig) and name in parent[k]
+    ]
+    if inside and "." in whole:
+        return f"{whole}: there is no such setting. Did you mean {whole.rpartition('.')[0]}.{inside[0]}.{name}?"
     hint = nearest(name, known) or _elsewhere(name, whole.split(".")[0] if "." in whole else "")
     return f"{whole}: there is no such setting." + (hint or (f" Known keys: {', '.join(known)}." if known else ""))
 
@@ -117,5 +122,8 @@ def _elsewhere(name: str, section: str) -> str:
         if isinstance(own, DictConfig) and name in own:
             key = f"strategy.{path.stem}.{name}" if group == "strategy" else f"{group}.{name}"
             found.setdefault(key, []).append(f"{group}={path.stem}")
+    if len(found) > 3:
+        names = [key.split(".")[1] for key in found]
+        return f" Did you mean {section or 'strategy'}.NAME.{name}, with {', '.join(names)} for NAME?"
     places = [f"{key} (of {', '.join(options)})" for key, options in found.items()]
     return f" Did you mean {' or '.join(places)}?" if places else ""

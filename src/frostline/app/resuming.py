@@ -40,6 +40,11 @@ def _resume_owned(
         return execute(cfg, folder, sweep=sweep, alone=alone)
     record = folder / ".hydra" / "config.yaml"
     if sweep is None and record.is_file() and not any(folder.glob(f"**/{checkpoints.NAME}")):
+        if not record.with_name("overrides.yaml").is_file():  # the last that Hydra writes, and not in one piece
+            raise UsageError(
+                f"resume={str(folder)!r}: the run was ended before its settings were written, and nothing was learned. "
+                "Start it again, as you did."
+            )
         stored = OmegaConf.load(record)
         assert isinstance(stored, DictConfig)
         check_stored(stored, cfg, str(record))

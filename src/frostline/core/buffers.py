@@ -33,9 +33,10 @@ class Buffer:
     - `class_balanced`: equally many of each class as far as they go round, a uniform sample within the class
       (Prabhu et al. 2020, GDumb).
     - `ring`: the latest of each class, equally many of each (Chaudhry et al. 2019, arXiv 1902.10486).
+    - `herding`: equally many of each class, the first in an order that whoever adds them says (Rebuffi et al. 2017).
     """
 
-    RULES = ("reservoir", "class_balanced", "ring")
+    RULES = ("reservoir", "class_balanced", "ring", "herding")
 
     def __init__(self, capacity: int, rule: str = "reservoir", seed: int = 0):
         in_range("capacity", capacity, 1)
@@ -53,11 +54,13 @@ class Buffer:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def add(self, batch: Batch) -> None:
-        """Offer a batch; only what is kept is copied."""
+    def add(self, batch: Batch, order: np.ndarray | None = None) -> None:
+        """Offer a batch; only what is kept is copied. order: for `herding`, each sample's place in its class [B]."""
         arrivals = np.arange(self.seen, self.seen + len(batch), dtype=np.float64)
         self.seen += len(batch)
-        fresh = -arrivals if self.rule == "ring" else self._keys.random(len(batch))
+        if (order is None) == (self.rule == "herding"):
+            raise ValueError(f"buffer={self.rule}: an order is for herding, and herding needs one")
+        fresh = order if order is not None else -arrivals if self.rule == "ring" else self._keys.random(len(batch))
         if self.rule == "reservoir" and len(self) == self.capacity and fresh.min(initial=np.inf) > self.highest:
             return  # none of them stays: after many samples that is nearly always so
         keys = np.r_[self.keys, fresh]

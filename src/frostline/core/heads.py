@@ -51,6 +51,22 @@ class Mahalanobis(nn.Module):
         return torch.where(self.seen, near, near.amin(1, keepdim=True))
 
 
+class Rectified(nn.Module):
+    """A head whose old classes are raised by `rise` [C] where a new class, `new` [C], would win among the `known` [C]."""
+
+    def __init__(self, layer: nn.Module, rise: Tensor, new: Tensor, known: Tensor):
+        super().__init__()
+        self.layer = layer
+        self.rise, self.new, self.known = nn.Buffer(rise), nn.Buffer(new), nn.Buffer(known)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the logarithms of the rectified probabilities [B, C] of features [B, D]."""
+        raw = self.layer(z)
+        among = torch.where(self.known, raw, -torch.inf)
+        rises = self.new[among.argmax(1)][:, None] & ~self.new
+        return raw - among.logsumexp(1, keepdim=True) + rises * self.rise
+
+
 def projected(z: Tensor, matrix: Tensor | None) -> Tensor:
     """Return relu(z matrix), or z where there is none."""
     return z if matrix is None else F.relu(z @ matrix)
@@ -80,6 +96,8 @@ def described(head: nn.Module) -> dict[str, Any]:
     if isinstance(head, Mahalanobis):
         shapes = {name: list(getattr(head, name).shape) for name in ("means", "inverse")}
         return {"kind": kind, **shapes, "tukey": head.tukey, "normalise": head.normalise}
+    if isinstance(head, Rectified):
+        return {"kind": kind, "of": [described(head.layer)], "classes": len(head.rise)}
     if isinstance(head, Normalised | nn.Sequential):
         return {"kind": kind, "of": [described(part) for part in head.children()]}
     return {"kind": kind}
@@ -98,6 +116,9 @@ def rebuilt(description: dict[str, Any]) -> nn.Module:
             means, inverse = (torch.zeros(description[name]) for name in ("means", "inverse"))
             seen = torch.zeros(len(means), dtype=torch.bool)
             return Mahalanobis(means, inverse, seen, description["tukey"], description["normalise"])
+        case "Rectified":
+            flags = torch.zeros(description["classes"], dtype=torch.bool)
+            return Rectified(inner[0], torch.zeros(len(flags)), flags, flags.clone())
         case "Normalised":
             return Normalised(*inner)
         case "Sequential":

@@ -71,3 +71,32 @@ class Joined:
             for piece in pieces[1:]:
                 batch = batch.cat(piece)
             yield batch
+
+
+class Part:
+    """Some samples of a source, `rows` [n] of them, as a source."""
+
+    def __init__(self, source: Source, rows: Tensor):
+        self.source, self.rows = source, rows
+        self.labels = source.labels[rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        return self.source.nbytes * len(self.rows) // max(1, len(self.source))
+
+    def digest(self) -> str:
+        """Return a digest of the source and of what is taken of it."""
+        return combined([source_digest(self.source), self.rows])
+
+    def holds(self) -> dict[int, int]:
+        """Return the digests of what the source was chosen from."""
+        return getattr(self.source, "holds", dict)()
+
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield batches of the part."""
+        return self.source.batches(size, self.rows if order is None else self.rows[order], start, samples=samples)

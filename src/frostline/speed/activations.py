@@ -67,11 +67,17 @@ class Cache:
         task: Task,
         remembered: list[Batch],
         augment: Augmentation,
+        room: int = 0,
         old: "Cache | None" = None,
         meter: CostMeter | None = None,
     ) -> None:
-        """Compute every row, from an older cache with fewer stages where there is one; charge the meter's open phase."""
-        room = len(task.train) + sum(map(len, remembered))
+        """Compute every row, from an older cache with fewer stages where there is one; charge the meter's open phase.
+
+        room: for at least so many samples; a memory may have dropped some by now that it held when the task began.
+        """
+        own = torch.cat([b.index for b in task.train.batches(2**16, samples=False)])
+        remembered = [batch.rows(~torch.isin(batch.index, own)) for batch in remembered]  # it may hold the task's own
+        room = max(room, len(task.train) + sum(map(len, remembered)))
         size = self.run.eval_batch_size
         counted: dict[int, int] = {}  # operations by size of chunk, each counted once, outside the bill
         ids: list[Tensor] = []
@@ -100,7 +106,7 @@ class Cache:
 
     def read(self, index: Tensor, view: int | None = None) -> Tensor | tuple[Tensor, ...]:
         """Return the rows of the samples with these ids, each of a variant drawn at random unless one is named."""
-        place = torch.searchsorted(self._ids, index).clamp_(max=self.count - 1)
+        place = torch.searchsorted(self._ids, index).clamp_(max=len(self._ids) - 1)
         nowhere = self.count * self.views
         rows = torch.where(self._ids[place] == index, self._rows[place], nowhere)
         self._asked.append(rows)  # looked at when the stretch ends: no waiting here, and no work

@@ -66,7 +66,7 @@ class Fast:
         features = [run.backend.features for run in runs if isinstance(run.backend, Fast)]
         for run, own in zip(runs, features, strict=True):
             with run.meter.phase("evaluate", moment):
-                own.look(run.model)
+                own.look(run.model, run.strategy.steady)
         if one_pass_serves(runs, moment) and not any(own.line for own in features):
             evaluate_together(runs, moment)
             return

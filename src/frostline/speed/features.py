@@ -35,9 +35,16 @@ class Features:
         """Bytes of what is held."""
         return sum(map(tensor_bytes, self.held.values()))
 
-    def look(self, model: nn.Module) -> None:
-        """Find out which stages are as they were at the last evaluation, and forget what rests on one that is not."""
-        now = [digest(stage.state_dict()) for stage in model.stages()] if is_staged(model) and self.room else []
+    def look(self, model: nn.Module, steady: bool = True) -> None:
+        """Find out which stages are as they were at the last evaluation, and forget what rests on one that is not.
+
+        steady: whether such a stage puts out what it did then.
+        """
+        now = (
+            [digest(stage.state_dict()) for stage in model.stages()]
+            if is_staged(model) and self.room and steady
+            else []
+        )
         same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(now, self._stages, strict=False))))
         self._stages = now
         if same < self.line or not (self.held or self._owed):

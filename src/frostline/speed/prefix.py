@@ -131,7 +131,7 @@ class Prefix:
     def __init__(self) -> None:
         self.cache: Cache | None = None
         self.notes: list[dict[str, Any]] = []
-        self.open = [0, 1]  # stages read from the cache now, and in how many variants
+        self.open = [0, 1, 0]  # stages read from the cache now, in how many variants, and of how many samples
         self._resumed = False
 
     def enter(self, lesson: Lesson, scope: Scope) -> Whole | Cached:
@@ -140,8 +140,9 @@ class Prefix:
         if self._resumed:  # what a kill took is built again, as it was; the bill has it already
             self._resumed = False
             if not lesson.fresh:
-                if self.open[0]:
-                    self._build(lesson, self.open[0], self.open[1])
+                line, views, room = self.open
+                if line:
+                    self._build(lesson, line, views, room)
                 return self._entrance(run)
         line, views, reason = _decide(lesson)
         if old is not None and is_staged(run.model):
@@ -151,13 +152,14 @@ class Prefix:
                 return self._entrance(run)  # good as it is
         if line:
             with run.meter.phase("cache", lesson.task.index) as row:
-                self._build(lesson, line, views, old, run.meter)
+                self._build(lesson, line, views, 0, old, run.meter)
                 assert self.cache is not None
                 row.stored_bytes = self.cache.nbytes
             self._note(lesson, {"used": True, **_facts(self.cache, scope)})
         elif old is None:
             self._note(lesson, {"used": False, "reason": reason})
-        self.open = [0 if self.cache is None else self.cache.line, max(1, views)]
+        held = self.cache
+        self.open = [0, 1, 0] if held is None else [held.line, max(1, views), held.count]
         return self._entrance(run)
 
     def leave(self) -> None:
@@ -177,12 +179,18 @@ class Prefix:
         return Whole(run) if self.cache is None else Cached(run, self.cache)
 
     def _build(
-        self, lesson: Lesson, line: int, views: int, old: Cache | None = None, meter: CostMeter | None = None
+        self,
+        lesson: Lesson,
+        line: int,
+        views: int,
+        room: int = 0,
+        old: Cache | None = None,
+        meter: CostMeter | None = None,
     ) -> None:
         run = lesson.run
         self.cache = Cache(run, line, views)
         remembered = list(run.strategy.remembered() or ())
-        self.cache.fill(lesson.task, remembered, Augmentation(run.settings.augment), old, meter)
+        self.cache.fill(lesson.task, remembered, Augmentation(run.settings.augment), room, old, meter)
 
     def _note(self, lesson: Lesson, note: dict[str, object]) -> None:
         notes, task = self.notes, lesson.task.index

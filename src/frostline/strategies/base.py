@@ -27,6 +27,7 @@ class Strategy:
     """
 
     keeps: ClassVar[Sequence[str]] = ()
+    steady: bool = True  # whether frozen stages put out for a task what they did at the last evaluation
 
     def recalls(self) -> bool:
         """Return whether it holds on to earlier tasks and does nothing else: then it has nothing to do while there are none."""

@@ -87,6 +87,7 @@ class Chain(Strategy):
         if not members:
             raise UsageError("strategy=[]: a chain needs at least one strategy.")
         self.members = list(members)
+        self.steady = all(member.steady for member in self.members)
         self._using: dict[str, list[Strategy]] = {}
         for hook, what in OWNED.items():
             owners = self.using(hook)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from frostline.core.checks import UsageError
-from frostline.core.scope import Scope, evaluating, with_head
+from frostline.core.features import features, needs_linear_head
+from frostline.core.scope import Scope, with_head
 from frostline.core.types import Task, TaskStream
 from frostline.strategies.base import needs_classes
 from frostline.strategies.frozen import Frozen
@@ -34,11 +34,7 @@ class ClosedForm(Frozen):
         raise NotImplementedError
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        if not isinstance(getattr(model, "head", None), nn.Linear):
-            raise UsageError(
-                f"strategy={self.name}: {type(model).__name__} has no linear layer called `head` whose input could be "
-                "classified. Expected one: in a net of your own, self.head = nn.Linear(...)."
-            )
+        needs_linear_head(self.name, model)
         needs_classes(self.name, stream)
 
     def after_task(self, scope: Scope, task: Task) -> None:
@@ -46,10 +42,9 @@ class ClosedForm(Frozen):
         model, classes = scope.model, scope.model.get_parameter("head.weight").shape[0]
         if task.index < self.warmup_tasks - 1:
             return  # the features will move again
-        with torch.no_grad(), evaluating(model):
-            with with_head(model, nn.Identity()):
-                for batch in task.train.batches(256):
-                    self.learn(model(batch.x), batch.y, classes)
+        for z, batch in features(model, task.train):
+            self.learn(z, batch.y, classes)
+        with torch.no_grad():
             self.solve()
 
     @contextmanager

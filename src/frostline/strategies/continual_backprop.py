@@ -1,18 +1,18 @@
 """Continual backpropagation: units that are of little use begin again."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from frostline.core.checks import UsageError, in_range
+from frostline.core.checks import in_range
 from frostline.core.rng import generator
 from frostline.core.step import Step
-from frostline.core.structure import HiddenUnits, hidden_units
+from frostline.core.structure import HiddenUnits
 from frostline.core.types import Batch, TaskStream
+from frostline.core.units import activations, needs_hidden_units, renew, training_units
 from frostline.strategies.base import Grads, Strategy
 
 
@@ -48,31 +48,18 @@ class ContinualBackprop(Strategy):
         self._now: dict[str, Tensor] = {}  # this step's activations
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        if not hidden_units(model):
-            raise UsageError(
-                f"strategy=continual_backprop: {type(model).__name__} has no hidden layer that it knows (linear, activation, "
-                "linear). Expected such a net, as model=mlp, or one with a method hidden_units()."
-            )
+        needs_hidden_units("continual_backprop", model)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Look at the activations of every forward pass."""
-        with ExitStack() as stack:
-            for units in hidden_units(model):
-
-                def look(module: nn.Module, inputs: Any, output: Tensor, name: str = units.layer) -> None:
-                    self._now[name] = output.detach().flatten(0, -2)
-
-                handle = model.get_submodule(units.activation).register_forward_hook(look)
-                stack.callback(handle.remove)
+        with activations(model, self._now):
             yield
 
     def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
         """Update what each unit is worth and replace those that are due."""
-        for units in hidden_units(step.scope.model):
-            names = [f"{module}.weight" for module in (units.layer, units.following)]
-            if units.layer in self._now and all(name in step.scope.names for name in names):
-                self._update(step, units, self._now[units.layer])
+        for units, h in training_units(step, self._now):
+            self._update(step, units, h)
 
     def _update(self, step: Step, units: HiddenUnits, h: Tensor) -> None:
         layer, model = units.layer, step.scope.model
@@ -94,22 +81,12 @@ class ContinualBackprop(Strategy):
 
     def _replace(self, step: Step, units: HiddenUnits, which: Tensor) -> None:
         layer, scope = units.layer, step.scope
-        weight, outgoing = scope.parameters[f"{layer}.weight"], scope.parameters[f"{units.following}.weight"]
-        bound = weight.shape[1] ** -0.5  # of torch's own initial weights of a linear layer
-        rng = generator(self.seed, "continual backprop", layer, self.drawn)
-        fresh = (torch.rand(len(which), weight.shape[1], generator=rng) * 2 - 1) * bound
-        self.drawn += 1
         following = scope.parameters.get(f"{units.following}.bias")
         if self.carry_over and following is not None:
+            outgoing = scope.parameters[f"{units.following}.weight"]
             following.data += outgoing.data[:, which] @ self.activity[layer][which]
-        weight.data[which] = fresh.to(weight)
-        outgoing.data[:, which] = 0.0
-        if f"{layer}.bias" in scope.parameters:
-            scope.parameters[f"{layer}.bias"].data[which] = 0.0
-        for name, rows in ((f"{layer}.weight", True), (f"{layer}.bias", True), (f"{units.following}.weight", False)):
-            for value in step.state(name).values() if name in scope.parameters else ():
-                if isinstance(value, Tensor) and value.shape == scope.parameters[name].shape:
-                    value[(which if rows else (slice(None), which))] = 0.0
+        renew(step, units, which, generator(self.seed, "continual backprop", layer, self.drawn))
+        self.drawn += 1
         for store in (self.utility, self.activity):
             store[layer] = store[layer].index_fill(0, which, 0.0)
         self.age[layer] = self.age[layer].index_fill(0, which.cpu(), 0)

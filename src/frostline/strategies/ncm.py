@@ -48,8 +48,11 @@ METRICS = ("cosine", "euclidean", "icarl")
 
 
 def nearest_mean(means: Tensor, metric: str) -> nn.Module:
-    """Return what makes logits of features, the largest for the nearest of the means [C, D]: minus half a squared distance."""
-    if metric != "euclidean":
-        means = F.normalize(means)
-    by_distance = linear(means, -0.5 * means.square().sum(1))
-    return by_distance if metric == "euclidean" else Normalised(by_distance)
+    """Return what makes logits of features, the largest for the nearest of the means [C, D]: minus half a squared distance.
+
+    A class that has no mean, all zeros, is on the other side of all features where only directions count.
+    """
+    if metric == "euclidean":
+        return linear(means, -0.5 * means.square().sum(1))
+    there = (means != 0).any(1)
+    return Normalised(linear(F.normalize(means), torch.where(there, -0.5, -1.5)))

@@ -56,12 +56,14 @@ class RanPAC(RandomFeatures):
         if len(self.held_gram):
             self.gram, self.targets = self.gram + self.held_gram, self.targets + self.held_targets
             self.held_gram, self.held_targets, self.held = torch.zeros(0, 0), torch.zeros(0, 0), 0
-        found = dict(solutions(self.gram.double(), self.targets.double(), [self.chosen]))
-        if not found:
+        ridges = [self.chosen] if self.ridge is not None else [r for r in RIDGES if r > self.chosen]
+        found = next(solutions(self.gram.double(), self.targets.double(), [self.chosen, *ridges]), None)
+        if found is None:
             raise UsageError(
                 f"strategy.ranpac.ridge={self.ridge}: the features are too much alike. Expected a larger one."
             )
-        self.weight = found[self.chosen].T.float().contiguous()
+        self.chosen, weight = found  # sums in single precision may want a larger ridge than was best
+        self.weight = weight.T.float().contiguous()
 
     def _best(self) -> float:
         """Return the ridge with the least squared error on what was held out: |Y|^2 - 2 tr W'H'Y + tr W'H'HW, but for |Y|^2."""

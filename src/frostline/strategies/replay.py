@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from frostline.core.checks import one_of
+from frostline.core.buffers import Buffer
+from frostline.core.checks import UsageError, one_of
 from frostline.core.scope import Scope
 from frostline.core.step import Step
 from frostline.core.types import Batch, Task
@@ -15,19 +16,25 @@ class Replay(Remembering):
     """Keep `capacity` samples and add some to each batch (Chaudhry et al. 2019, arXiv 1902.10486).
 
     The number of steps stays that of the task's own data; the batch grows by `batch_size` samples (as many as came in,
-    where None), or by all that is held if that is fewer. buffer: reservoir, class_balanced or ring.
+    where None), or by all that is held if that is fewer. buffer: reservoir, class_balanced, ring or herding.
     update: 'task' fills the buffer from the task's training data when the task ends, so that within a task only older
     tasks are replayed; 'step' offers every batch as it passes (for streams that are seen once). Stores samples. Adds
     `batch_size` samples to a step.
     """
 
     name: ClassVar[str] = "replay"
+    rules = Buffer.RULES
 
     update: str = "task"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("strategy.replay.update", self.update, ("task", "step"))
+        if self.buffer == "herding" and self.update == "step":
+            raise UsageError(
+                "strategy.replay.buffer=herding puts whole classes in an order, and update=step offers them batch by batch. "
+                "Expected update=task, or buffer=class_balanced."
+            )
 
     def recalls(self) -> bool:
         """Return whether a task's own samples are never replayed within it."""
@@ -43,5 +50,4 @@ class Replay(Remembering):
     def after_task(self, scope: Scope, task: Task) -> None:
         """Offer the task's samples to the buffer."""
         if self.update == "task":
-            for batch in self.in_any_order(task):
-                self.memory.add(batch)
+            self.fill(scope.model, task)

@@ -1,0 +1,42 @@
+"""Gates on hidden units: how far a weight may move where its units are needed, and how what decides the gates is moved."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from frostline.core.structure import head, hidden_units
+
+
+def allowed(model: nn.Module, name: str, like: Tensor, needed: Mapping[str, Tensor], classes: list[int]) -> Tensor:
+    """Return the share of its move that each of a parameter's values may keep, of the parameter's shape.
+
+    needed: how much each unit of a layer is, in 0 to 1. A weight may move as far as the less needed of the two units that it
+    joins lets it; in the head, only rows of these classes do.
+    """
+    if name in head(model):
+        rows = torch.zeros(len(like), device=like.device)
+        rows[classes] = 1.0
+        return rows.view(-1, *(1,) * (like.ndim - 1)).expand_as(like)
+    layer, kind = name.rsplit(".", 1)
+    own = needed.get(layer, like.new_zeros(len(like)))
+    if kind == "bias":
+        return 1 - own
+    feeding = [unit.layer for unit in hidden_units(model) if unit.following == layer and unit.layer in needed]
+    return 1 - torch.minimum(own[:, None], needed[feeding[0]]) if feeding else (1 - own)[:, None].expand_as(like)
+
+
+def moved(leaves: Mapping[str, Tensor], s: float, s_max: float, rate: float) -> dict[str, Tensor]:
+    """Return embeddings e after a step of `rate` along their gradients, compensated for the slope of sigmoid(s e).
+
+    Serra et al. 2018, equation 5; the limits on what goes into cosh, on the gradient's length and on the embeddings are the
+    authors' code's.
+    """
+    pulls: dict[str, Tensor] = {}
+    for layer, e in leaves.items():
+        assert e.grad is not None
+        sharp = torch.cosh((s * e.detach()).clamp(-50, 50)) + 1
+        pulls[layer] = e.grad * (s_max / s) * sharp / (torch.cosh(e.detach()) + 1)
+    length = torch.stack([pull.norm() for pull in pulls.values()]).norm()
+    step = rate * (1e4 / length.clamp(min=1e4))
+    return {layer: (e.detach() - step * pulls[layer]).clamp(-6, 6) for layer, e in leaves.items()}
