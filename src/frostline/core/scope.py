@@ -88,6 +88,18 @@ def stop_statistics(model: nn.Module) -> None:
 
 
 @contextmanager
+def statistics_held(model: nn.Module) -> Iterator[None]:
+    """Put the running statistics of norms that learn back to what they were, after the block."""
+    norms = [m for m in model.modules() if "running_mean" in m._buffers and m.training]
+    kept = [(b, b.clone()) for m in norms for b in m.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for b, value in kept:
+            b.copy_(value)
+
+
+@contextmanager
 def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the model hold other values in the parameters and buffers named, for the block; shapes stay."""
     own = tensors_of(model, tensors)

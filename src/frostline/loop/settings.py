@@ -38,6 +38,7 @@ class TrainerConfig:
     fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
+    sam: float = 0.0
     checkpoint_every_s: float = 60.0
     augment: list[str] = field(default_factory=list)
     prefix_cache: str = "auto"
@@ -50,7 +51,7 @@ class TrainerConfig:
         for name in ("epochs", "batch_size", "max_steps", "eval_batch_size", "threads"):
             most = 4 * max(16, os.cpu_count() or 1) if name == "threads" else math.inf  # far more crash in OpenMP
             in_range(f"trainer.{name}", getattr(self, name), 1, most, whole=True)
-        for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views"):
+        for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views", "sam"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
         for name, choices in CHOICES.items():
             one_of(f"trainer.{name}", getattr(self, name), choices)

@@ -1,10 +1,12 @@
 """One training step, of one lesson or of several at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
 
+from frostline.core.scope import statistics_held
 from frostline.core.types import Batch
 from frostline.loop.backend import Engine
 from frostline.strategies.base import Strategy
@@ -23,6 +25,12 @@ def take_step(engine: Engine, batches: Sequence[Batch], *, update: bool = True) 
     mixed = engine.view([strategy.augment(step, batch) for strategy, step, batch in each])
     losses = _losses(engine, strategies, mixed, engine.forward(mixed))
     engine.backward(losses)
+    if radius := engine.lessons[0].run.settings.sam:
+        raws = [step.raw for step in steps]
+        with _uphill(engine, radius):
+            engine.backward(_losses(engine, strategies, mixed, engine.forward(mixed)))
+        for step, raw in zip(steps, raws, strict=True):
+            step.raw = raw
     for place, (lesson, step, batch) in enumerate(zip(engine.lessons, steps, mixed, strict=True)):
         strategy, observes = lesson.run.strategy, update and lesson.run.selector.observes
         if observes or strategy.uses("project"):
@@ -38,6 +46,29 @@ def take_step(engine: Engine, batches: Sequence[Batch], *, update: bool = True) 
             strategy.after_step(step, batch, engine.gradients(place))
     found = losses.detach() if isinstance(losses, Tensor) else losses[0].detach()
     return found, [len(batch) for batch in mixed]
+
+
+@contextmanager
+def _uphill(engine: Engine, radius: float) -> Iterator[None]:
+    """Move every lesson's weights by `radius` along their gradient for the block (Foret et al. 2021, arXiv 2010.01412).
+
+    Running statistics stand still meanwhile: they are those of the weights that are kept.
+    """
+    stays: list[tuple[Tensor, Tensor]] = []
+    with ExitStack() as stack:
+        for place, step in enumerate(engine.steps):
+            stack.enter_context(statistics_held(step.scope.model))
+            grads = engine.gradients(place)
+            length = torch.stack([g.float().norm() for g in grads.values()]).norm()
+            for name, g in grads.items():
+                p = step.scope.parameters[name].data
+                stays.append((p, p.clone()))
+                p.add_(g * (radius / (length + 1e-12)))
+        try:
+            yield
+        finally:
+            for p, value in stays:
+                p.copy_(value)
 
 
 def _losses(

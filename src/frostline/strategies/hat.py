@@ -89,6 +89,8 @@ class HAT(Strategy):
 
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the share that the task takes of the units that were free."""
+        for e in self._leaves.values():
+            e.grad = None  # of a pass before this one
         if not self.sparsity:
             return logits.new_zeros(())
         gates = {layer: torch.sigmoid(self._s * e) for layer, e in self._leaves.items()}
