@@ -1,10 +1,16 @@
+import copy
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from frostline.core.scope import Scope
+from frostline.core.types import masked
 from frostline.loop.training import run_stream
 from frostline.strategies import Cumulative, Joint, Replay
+from frostline.streams import from_arrays
 from tests.conftest import a_step
 
 
@@ -30,7 +36,6 @@ def test_step_updates_offer_each_batch_as_it_passes(digits):
 
 def test_replay_forgets_less_than_finetuning(make_run, digits):
     from frostline.core import metrics
-    from frostline.streams import from_arrays
 
     stream = from_arrays("digits", scenario="class")
     values = []
@@ -57,3 +62,55 @@ def test_joint_waits_and_cumulative_grows(digits):
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=r"nearest|Did you mean"):
         Replay(**bad)
+
+
+@pytest.mark.parametrize("rule", ["loss", "mir"])
+def test_what_is_retrieved_is_what_needs_it_most(rule, make_run):
+    stream = from_arrays("digits", scenario="class", samples_per_class=30)
+    replay = Replay(capacity=100, batch_size=8, retrieve=rule, candidates=25)
+    run = make_run(replay, stream=stream, epochs=1, optimizer=partial(torch.optim.SGD, lr=0.2))
+    checked = []
+
+    def watch(step):
+        drawn = []
+        draw = replay.memory.draw
+        replay.memory.draw = lambda size: drawn.append(draw(size)) or drawn[-1]
+        found = Replay.draw(replay, step)
+        del replay.memory.draw
+        (pool,) = drawn
+        model = copy.deepcopy(step.scope.model)
+        visible = step.task.visible
+
+        def losses():
+            with torch.no_grad():
+                return F.cross_entropy(masked(model(pool.x), visible), pool.y, reduction="none")
+
+        scores = losses()
+        if rule == "mir":
+            F.cross_entropy(masked(model(step.incoming.x), visible), step.incoming.y).backward()
+            for p in model.parameters():
+                p.data -= step.learning_rate * p.grad
+            scores = losses() - scores
+        assert step.learning_rate in (0.0, 0.2)  # no optimizer while a step is priced
+        if step.learning_rate:
+            best = scores.sort(descending=True).values[:8]
+            places = [pool.index.tolist().index(i) for i in found.index.tolist()]
+            torch.testing.assert_close(scores[places].sort(descending=True).values, best, rtol=1e-3, atol=1e-5)
+            checked.append(len(pool))
+        return found
+
+    replay.draw = watch
+    run_stream(run)
+    assert checked
+    assert set(checked) == {25}
+
+
+@pytest.mark.parametrize("rule", ["loss", "mir"])
+def test_choosing_what_is_retrieved_is_on_the_bill_and_resumes(rule, make_run, count_every_step):
+    run = make_run(Replay(capacity=60, retrieve=rule, update="step"), epochs=1)
+    run_stream(run)
+    assert sum(r.flops for r in run.meter.rows if r.phase == "train") == sum(count_every_step) > 0
+    plain = make_run(Replay(capacity=60, update="step"), epochs=1)
+    run_stream(plain)
+    more = {"loss": 1.1, "mir": 1.5}[rule]
+    assert sum(r.flops for r in run.meter.rows) > more * sum(r.flops for r in plain.meter.rows)

@@ -27,6 +27,10 @@ class Network(Protocol):
         """Return the optimizer's state of a parameter; its tensors may be written to."""
         ...
 
+    def learning_rate(self) -> float:
+        """Return the optimizer's rate at this step, of its first parameters."""
+        ...
+
 
 class Step:
     """One training step: what is learned from, what the model said, and what a method may ask of it.
@@ -55,6 +59,11 @@ class Step:
         """
         with torch.no_grad():
             return self.network.teach(batch, weights)
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's rate at this step, the schedule in it; 0 where none is there, in a probe."""
+        return self.network.learning_rate()
 
     def mask(self, batch: Batch, raw: Tensor) -> Tensor:
         """Return logits with invisible classes at -inf."""

@@ -87,6 +87,9 @@ class Alone:
     def state(self, name: str) -> dict[str, Any]:
         return {} if self.optimizer is None else self.optimizer.state[self.scope.parameters[name]]
 
+    def learning_rate(self) -> float:
+        return 0.0 if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
+
     def backward(self, losses: Sequence[Tensor] | Tensor) -> None:
         for p in self.scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer
             p.grad = None

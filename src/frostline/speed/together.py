@@ -160,6 +160,9 @@ class _Place:
     def state(self, name: str) -> dict[str, Any]:
         return self.engine.state(self.place, name)
 
+    def learning_rate(self) -> float:
+        return float(self.engine.optimizer.param_groups[0]["lr"])
+
 
 def _one_store(sources: Sequence[object]) -> bool:
     first = sources[0]

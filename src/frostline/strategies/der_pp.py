@@ -67,7 +67,7 @@ class DERpp(Remembering):
 
     def work(self, size: int) -> int:
         """Return how many samples will be added to a batch of `size`."""
-        return len(self._purposes()) * super().work(size)
+        return len(self._purposes()) * min(len(self.memory), self.batch_size or size)
 
     def _purposes(self) -> list[int]:
         return [ANSWERS, LABELS] if self.beta else [ANSWERS]

@@ -1,6 +1,6 @@
 """A memory of samples and what comes of it, a draw at each step (replay, DER++, A-GEM) or more data for a task (iCaRL)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -69,7 +69,7 @@ class Remembering(Strategy):
         """Yield the task's samples, in an order of the memory's own, to be offered to it."""
         return probe(task, None, generator(self.seed, f"{self.name} order", task.index), size)
 
-    def work(self, size: int) -> int:
+    def work(self, size: int) -> Hashable:
         """Return how many samples are looked at beside a batch of `size`."""
         return min(len(self.memory), self.batch_size or size)
 
