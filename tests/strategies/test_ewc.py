@@ -1,14 +1,26 @@
 """EWC against the sum of its terms written out."""
 
+import copy
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
+from torch.nn import functional as F
 
+from frostline.core import metrics
+from frostline.core.examples import dense_layers
 from frostline.core.importance import squared_gradients
+from frostline.core.kronecker import curvature, rows
+from frostline.core.objectives import Regression
+from frostline.core.rng import generator
 from frostline.core.scope import Scope
 from frostline.core.structure import everything
+from frostline.core.types import masked
 from frostline.loop.training import run_stream
 from frostline.models import mlp
 from frostline.strategies import EWC
+from frostline.streams import from_arrays
 from tests.conftest import a_step
 
 
@@ -96,3 +108,78 @@ def test_a_strong_penalty_holds_the_weights(make_run):
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match=r"strategy\.ewc"):
         EWC(**bad)
+
+
+def whole_fisher(net, name, task, batch):
+    """The Fisher information of a layer's weights and biases, [n, n], written out over classes and examples."""
+    total = None
+    for i in range(len(batch)):
+        raw = net(batch.x[i : i + 1])
+        p = masked(raw, task.mask(batch.rows(slice(i, i + 1)))).softmax(1).squeeze(0).detach()
+        for label in p.nonzero().squeeze(1).tolist():
+            visible = masked(net(batch.x[i : i + 1]), task.mask(batch.rows(slice(i, i + 1))))
+            loss = F.cross_entropy(visible, torch.tensor([label]))
+            layer = net.get_submodule(name)
+            weight, bias = torch.autograd.grad(loss, [layer.weight, layer.bias])
+            g = torch.cat((weight, bias[:, None]), 1).flatten()
+            part = p[label] * torch.outer(g, g) / len(batch)
+            total = part if total is None else total + part
+    return total
+
+
+def test_kronecker_factors_are_the_exact_fisher_information_of_one_example(digits):
+    """There the expectation of the product is the product of the expectations."""
+    torch.manual_seed(0)
+    net = mlp(digits.shape, digits.classes, hidden=[5])
+    (name,) = [n for n in dense_layers(net) if n != "head"]
+    batch = next(iter(digits[1].train.batches(1)))
+    factors = curvature(net, digits[1], [batch], "exact", None)
+    for layer in (name, "head"):
+        G, A = factors[layer]
+        torch.testing.assert_close(torch.kron(G, A), whole_fisher(net, layer, digits[1], batch), rtol=1e-3, atol=1e-6)
+
+
+def test_kronecker_factors_are_exact_where_the_output_has_a_curvature_of_its_own():
+    """A linear net with a squared loss, over all its data: G is the same at every example."""
+    stream = from_arrays("digits", tasks=1, scenario="class", samples_per_class=10)
+    task = replace(stream[0], objective=Regression(), visible=None)
+    net = mlp(stream.shape, 1, hidden=[])
+    (batch,) = task.train.batches(1000)
+    ewc = EWC(strength=3.0, curvature="kronecker", labels="sampled", samples=None)
+    factors = [curvature(net, task, [batch], "sampled", generator(0, "draw", n))["head"] for n in range(200)]
+    G = torch.stack([own[0] for own in factors]).mean()  # the gradient's variance: 4 x 1/2
+    assert float(G) == pytest.approx(2.0, rel=0.02)
+    ewc.layers = [{"head": [torch.tensor([[2.0]]), factors[0][1], rows(net, "head").detach().clone()]}]
+    with torch.no_grad():
+        before = net(batch.x)
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    found = ewc.penalty(a_step(Scope(net, everything(net))), None, torch.zeros(()))
+    expected = 3.0 / 2 * 2.0 * (net(batch.x) - before).square().mean()  # the loss's own second-order rise
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["separate", "online"])
+def test_kronecker_ewc_learns_resumes_and_forgets_less(mode, make_run):
+    stream = from_arrays("digits", kind="permuted", tasks=3, samples_per_class=30)
+
+    def build(**more):
+        ewc = EWC(strength=1.0, curvature="kronecker", mode=mode)
+        return make_run(ewc, stream=stream, epochs=10, optimizer=partial(torch.optim.SGD, lr=0.1), **more)
+
+    states = []
+    whole = build(save=lambda state: states.append(copy.deepcopy(state)))
+    run_stream(whole)
+    second = build()
+    second.load_state_dict(states[len(states) // 2])
+    run_stream(second)
+    assert whole.progress.accuracy == second.progress.accuracy
+    assert len(whole.strategy.layers) == (3 if mode == "separate" else 1)
+    assert whole.strategy.importance == {}
+    plain = make_run(stream=stream, epochs=10, optimizer=partial(torch.optim.SGD, lr=0.1))
+    run_stream(plain)
+
+    def forgotten(run):
+        return metrics.all_metrics(metrics.matrix(run.progress.accuracy))["forgetting"]
+
+    assert forgotten(whole) < 0.9 * forgotten(plain)

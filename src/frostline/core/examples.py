@@ -23,7 +23,7 @@ class ExampleSums:
     def __init__(self, model: nn.Module, measure: Measure, power: int):
         self.model, self.measure, self.power = model, measure, power
         self.total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
-        self.dense = _dense_layers(model)
+        self.dense = dense_layers(model)
 
     def add(self, batch: Batch, y: Tensor, mask: Tensor | None, weight: Tensor | None = None) -> None:
         """Add a batch's, each example times its weight."""
@@ -43,7 +43,7 @@ def _raised(value: Tensor, power: int) -> Tensor:
     return value.square() if power == 2 else value.abs()
 
 
-def _dense_layers(model: nn.Module) -> list[str]:
+def dense_layers(model: nn.Module) -> list[str]:
     """Return the names of the linear layers that share no weight with another module.
 
     The head is one of them: a class that it hides has no gradient at its output.
@@ -54,6 +54,38 @@ def _dense_layers(model: nn.Module) -> list[str]:
         for name, m in model.named_modules()
         if type(m) is nn.Linear and all(owners[id(p)] == 1 for p in m.parameters(recurse=False))
     ]
+
+
+def dense_pairs(
+    model: nn.Module, measure: Measure, dense: Sequence[str], x: Tensor, y: Tensor, mask: Tensor | None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what each linear layer was given [B, in], and the gradients of the examples' measures at its output [B, out].
+
+    Left out are layers that saw more than one vector an example.
+    """
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in dense}
+
+    def watch(name: str) -> Callable[..., Tensor]:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not output.requires_grad:
+                output.requires_grad_()  # a frozen layer has a gradient at its output too
+            seen[name].append((inputs[0].detach(), output))
+            return output.clone()  # what follows may work in place; the gradient is wanted before that
+
+        return keep
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in dense]
+    try:
+        with torch.enable_grad():
+            loss = measure(model(x), y, mask).sum()
+    finally:
+        for handle in handles:
+            handle.remove()
+    usable = [name for name in dense if len(seen[name]) == 1 and seen[name][0][0].ndim == 2]
+    if not usable:
+        return {}
+    gradients = torch.autograd.grad(loss, [seen[name][0][1] for name in usable])
+    return {name: (seen[name][0][0], g) for name, g in zip(usable, gradients, strict=True)}
 
 
 def _dense_sums(
@@ -71,32 +103,10 @@ def _dense_sums(
     There the example's gradient is an outer product g a^T, so the sum of squares is (G * G)^T (A * A), and so for |G|, |A|:
     two matrices a layer where one gradient an example would be thousands of times as much memory.
     """
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in dense}
-
-    def watch(name: str) -> Callable[..., Tensor]:
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if not output.requires_grad:
-                output.requires_grad_()  # a frozen layer has a gradient at its output too
-            seen[name].append((_raised(inputs[0].detach(), power), output))
-            return output.clone()  # what follows may work in place; the gradient is wanted before that
-
-        return keep
-
-    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in dense]
-    try:
-        with torch.enable_grad():
-            loss = measure(model(x), y, mask).sum()
-    finally:
-        for handle in handles:
-            handle.remove()
-    usable = [name for name in dense if len(seen[name]) == 1 and seen[name][0][0].ndim == 2]
-    if not usable:
-        return {}
-    gradients = torch.autograd.grad(loss, [seen[name][0][1] for name in usable])
     sums = {}
-    for name, g in zip(usable, gradients, strict=True):
+    for name, (a, g) in dense_pairs(model, measure, dense, x, y, mask).items():
         g = _raised(g, power) if weight is None else weight[:, None] * _raised(g, power)
-        sums[parameter_of(name, "weight")] = g.T @ seen[name][0][0]
+        sums[parameter_of(name, "weight")] = g.T @ _raised(a, power)
         if model.get_submodule(name).bias is not None:
             sums[parameter_of(name, "bias")] = g.sum(0)
     return sums

@@ -1,12 +1,12 @@
 """Per-example gradients, squared or absolute, computed in one place: Fisher information, sensitivity, the selectors' scores."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, one_of
-from frostline.core.examples import ExampleSums
+from frostline.core.examples import ExampleSums, Measure
 from frostline.core.objectives import Classification
 from frostline.core.scope import evaluating
 from frostline.core.types import Batch, Task, masked
@@ -31,34 +31,46 @@ def squared_gradients(
     labels: 'empirical' takes the data's labels, 'sampled' draws them from the model, 'exact' sums over all visible
     classes weighted by the model's probabilities (one backward pass a class).
     """
-    one_of("labels", labels, LABELS)
-    total, count = ExampleSums(model, lambda raw, y, mask: task.objective.nll(masked(raw, mask), y), power=2), 0
-    add = total.add
+    total, count = ExampleSums(model, likelihood(task), power=2), 0
     with evaluating(model):
-        for batch in batches:
-            count += len(batch)
-            mask = _rows(task, batch)
-            if labels == "empirical":
-                add(batch, batch.y, mask)
-                continue
-            with torch.no_grad():
-                logits = masked(model(batch.x), mask)
-            if labels == "sampled":
-                add(batch, task.objective.draw(logits, generator), mask)
-                continue
-            if logits.ndim != 2 or not isinstance(task.objective, Classification):
-                raise UsageError(
-                    "labels='exact' sums over the classes of one label a sample. Use sampled or empirical."
-                )
-            probabilities = logits.softmax(1)
-            for label in range(probabilities.shape[1]):
-                p = probabilities[:, label]
-                if not bool((p > 0).any()):
-                    continue
-                # An invisible class has probability 0 and an infinite loss: give it a finite one, weighted by 0.
-                y = torch.where(p > 0, torch.full_like(batch.y, label), batch.y)
-                add(batch, y, mask, p)
+        for batch, first, y, mask, weight in labelled(model, task, batches, labels, generator):
+            count += len(batch) if first else 0
+            total.add(batch, y, mask, weight)
     return total.over(count)
+
+
+def likelihood(task: Task) -> Measure:
+    """Return each example's negative log-likelihood, as a function of raw logits, targets and visible classes."""
+    return lambda raw, y, mask: task.objective.nll(masked(raw, mask), y)
+
+
+def labelled(
+    model: nn.Module, task: Task, batches: Iterable[Batch], labels: str, generator: torch.Generator | None
+) -> Iterator[tuple[Batch, bool, Tensor, Tensor | None, Tensor | None]]:
+    """Yield each batch, whether for the first time, with targets, visible classes, and each example's weight, None for 1.
+
+    labels: see squared_gradients.
+    """
+    one_of("labels", labels, LABELS)
+    for batch in batches:
+        mask = _rows(task, batch)
+        if labels == "empirical":
+            yield batch, True, batch.y, mask, None
+            continue
+        with torch.no_grad():
+            logits = masked(model(batch.x), mask)
+        if labels == "sampled":
+            yield batch, True, task.objective.draw(logits, generator), mask, None
+            continue
+        if logits.ndim != 2 or not isinstance(task.objective, Classification):
+            raise UsageError("labels='exact' sums over the classes of one label a sample. Use sampled or empirical.")
+        probabilities, first = logits.softmax(1), True
+        for label in range(probabilities.shape[1]):
+            p = probabilities[:, label]
+            if bool((p > 0).any()):
+                # An invisible class has probability 0 and an infinite loss: give it a finite one, weighted by 0.
+                yield batch, first, torch.where(p > 0, torch.full_like(batch.y, label), batch.y), mask, p
+                first = False
 
 
 def sensitivity(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from frostline.costs.formulas import OWN_FORMULAS, aten
 
 HAVE_PRODUCTS = re.compile(  # operators of torch's with products in them: one without a formula is named, not taken for free
-    "rnn|lstm|gru|conv|attention|matmul|(^|_)linear|(^|_)(mm|bmm|mv|dot|addr)($|_)|cdist|pdist|linalg_(?!check)|cholesky|triangular|svd|(^|_)qr|"
+    "rnn|lstm|gru|conv|attention|matmul|(^|_)linear|(^|_)(mm|bmm|mv|dot|addr)($|_)|cdist|pdist|linalg_(?!check|vector_norm)|cholesky|triangular|svd|(^|_)qr|"
     "eig|inverse|fft|lu_|householder|ormqr"
 )
 
