@@ -161,11 +161,11 @@ def test_kronecker_factors_are_exact_where_the_output_has_a_curvature_of_its_own
 
 @pytest.mark.parametrize("mode", ["separate", "online"])
 def test_kronecker_ewc_learns_resumes_and_forgets_less(mode, make_run):
-    stream = from_arrays("digits", kind="permuted", tasks=3, samples_per_class=30)
+    stream = from_arrays("digits", kind="permuted", scenario="domain", tasks=3, samples_per_class=40)
 
     def build(**more):
         ewc = EWC(strength=1.0, curvature="kronecker", mode=mode)
-        return make_run(ewc, stream=stream, epochs=10, optimizer=partial(torch.optim.SGD, lr=0.1), **more)
+        return make_run(ewc, stream=stream, epochs=20, optimizer=partial(torch.optim.SGD, lr=0.05), **more)
 
     states = []
     whole = build(save=lambda state: states.append(copy.deepcopy(state)))
@@ -176,10 +176,10 @@ def test_kronecker_ewc_learns_resumes_and_forgets_less(mode, make_run):
     assert whole.progress.accuracy == second.progress.accuracy
     assert len(whole.strategy.layers) == (3 if mode == "separate" else 1)
     assert whole.strategy.importance == {}
-    plain = make_run(stream=stream, epochs=10, optimizer=partial(torch.optim.SGD, lr=0.1))
+    plain = make_run(stream=stream, epochs=20, optimizer=partial(torch.optim.SGD, lr=0.05))
     run_stream(plain)
 
     def forgotten(run):
         return metrics.all_metrics(metrics.matrix(run.progress.accuracy))["forgetting"]
 
-    assert forgotten(whole) < 0.9 * forgotten(plain)
+    assert forgotten(whole) < 0.4 * forgotten(plain)  # with a diagonal of the same strength 0.8

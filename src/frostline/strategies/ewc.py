@@ -30,13 +30,13 @@ class EWC(Quadratic):
     de Ven's with it the same number; codes that square the gradient of a batch's mean have a Fisher up to B times smaller.
     curvature: 'diagonal', or 'kronecker', in which a linear layer that sees one vector an example has the Kronecker product of
     two matrices for its Fisher information (Ritter et al. 2018, arXiv 1805.07810), a term for each task; all other weights
-    keep their diagonal. Its 'online' mode adds the faded old factors to the new ones, which is not the sum of the products.
+    keep their diagonal. Its 'online' mode has the faded sum of G and the mean of A for the sum of the products.
     Stores two numbers a weight, or in x in + out x out numbers and the weights for each linear layer and task. Adds a pass
     over the weights to a step, or two products a layer and task.
     """
 
     name: ClassVar[str] = "ewc"
-    keeps = (*Quadratic.keeps, "layers")
+    keeps = (*Quadratic.keeps, "layers", "terms")
     factor: ClassVar[float] = 0.5
 
     strength: float = 10.0
@@ -47,6 +47,7 @@ class EWC(Quadratic):
     samples: int | None = 1000
     seed: int = 0
     layers: list[dict[str, list[Tensor]]] = field(default_factory=list, init=False)  # of each task: G, A, weights
+    terms: float = field(default=0.0, init=False)  # tasks in the online factors, faded
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,7 +94,9 @@ class EWC(Quadratic):
         rng = generator(self.seed, "kronecker", task.index)
         new = curvature(model, task, batches, self.labels, rng)
         own = {name: [G, A, rows(model, name).detach().clone()] for name, (G, A) in new.items()}
+        self.terms = self.decay * self.terms + 1
         if self.mode == "online" and self.layers:
             for name, (G, A, _) in self.layers[0].items():
-                own[name][0], own[name][1] = own[name][0] + self.decay * G, own[name][1] + self.decay * A
+                own[name][0] = own[name][0] + self.decay * G
+                own[name][1] = A + (own[name][1] - A) / self.terms
         self.layers = [own] if self.mode == "online" else [*self.layers, own]
