@@ -70,3 +70,27 @@ def test_seeds_at_once_go_uphill_each_by_its_own_gradient(strategy, make_run):
     for one, other in zip(apart, together, strict=True):
         for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
             torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_are_clipped_each_seeds_to_its_own_length(make_run):
+    stream = from_arrays("digits", scenario="class", tasks=1, samples_per_class=20)
+    run = make_run(stream=stream, epochs=1, clip=0.3, seed=1)
+    by_hand = copy.deepcopy(run.model)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05)
+    together = [make_run(stream=stream, epochs=1, clip=0.3, seed=s) for s in (0, 1)]
+    for one in together:
+        one.keep_draws()
+    run_stream(run)
+    run_stream(*together)
+    order = torch.randperm(len(stream[0].train), generator=generator(1, "order", 0, 0))
+    by_hand.train()
+    for batch in stream[0].train.batches(32, order):
+        optimizer.zero_grad()
+        F.cross_entropy(by_hand(batch.x), batch.y).backward()
+        assert torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 0.3) > 0.3
+        optimizer.step()
+    for found, stacked, expected in zip(
+        run.model.parameters(), together[1].model.parameters(), by_hand.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(stacked, expected, rtol=1e-4, atol=1e-6)

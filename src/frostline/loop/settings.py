@@ -39,6 +39,7 @@ class TrainerConfig:
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
     sam: float = 0.0
+    clip: float | None = None
     checkpoint_every_s: float = 60.0
     augment: list[str] = field(default_factory=list)
     prefix_cache: str = "auto"
@@ -53,6 +54,7 @@ class TrainerConfig:
             in_range(f"trainer.{name}", getattr(self, name), 1, most, whole=True)
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views", "sam"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
+        in_range("trainer.clip", self.clip, 0, above=True)
         for name, choices in CHOICES.items():
             one_of(f"trainer.{name}", getattr(self, name), choices)
         if self.seeds is not None:

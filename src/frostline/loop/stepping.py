@@ -1,6 +1,6 @@
 """One training step, of one lesson or of several at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -40,12 +40,26 @@ def take_step(engine: Engine, batches: Sequence[Batch], *, update: bool = True) 
             if observes:
                 lesson.run.selector.observe(kept)
     if update:
+        if (most := engine.lessons[0].run.settings.clip) is not None:
+            for place in range(len(steps)):
+                _clip(engine.gradients(place), most)
         engine.update()
     for place, (strategy, step, batch) in enumerate(zip(strategies, steps, mixed, strict=True)):
         if strategy.uses("after_step"):
             strategy.after_step(step, batch, engine.gradients(place))
     found = losses.detach() if isinstance(losses, Tensor) else losses[0].detach()
     return found, [len(batch) for batch in mixed]
+
+
+def _length(grads: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([g.float().norm() for g in grads.values()]).norm()
+
+
+def _clip(grads: Mapping[str, Tensor], most: float) -> None:
+    """Shorten gradients to a common length of at most `most`, without waiting for the device."""
+    scale = (most / (_length(grads) + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_ does
+    for g in grads.values():
+        g.mul_(scale)
 
 
 @contextmanager
@@ -59,7 +73,7 @@ def _uphill(engine: Engine, radius: float) -> Iterator[None]:
         for place, step in enumerate(engine.steps):
             stack.enter_context(statistics_held(step.scope.model))
             grads = engine.gradients(place)
-            length = torch.stack([g.float().norm() for g in grads.values()]).norm()
+            length = _length(grads)
             for name, g in grads.items():
                 p = step.scope.parameters[name].data
                 stays.append((p, p.clone()))
