@@ -52,6 +52,7 @@ SETTINGS = {
     "rgn": ["selector.fraction=0.6"],
     "budget": ["selector.fraction=0.8"],
     "lisa": ["selector.interval=2"],
+    "badam": ["selector.interval=2"],
     "lora": ["selector.rank=2"],
     "frozen head": ["selector.include=[layer2]"],
 }
@@ -60,6 +61,8 @@ OF_TRANSFORMERS = (
     "attention_qkv",
     "mlp",
     "mlp_gate_up",
+    "mlp_down",
+    "attention_vo",
     "norms",
     "embeddings",
     "lora",
@@ -88,7 +91,7 @@ STRATEGIES = [*names("strategy"), "[replay,ewc]", "[replay,er_ace]", "[lwf,repla
 SELECTORS = [*names("selector"), "frozen head"]
 WITHOUT_TRAINING = ("slda", "ncm", "fecam", "ranpac", "acil", "frozen")  # after the first task
 FOR_PERCEPTRONS = ("continual_backprop", "redo", "hat")
-CHANGING = ("lisa", "freezeout", "autofreeze")  # those that change within a task
+CHANGING = ("lisa", "badam", "freezeout", "autofreeze")  # those that change within a task
 PAIRS = [
     (strategy, selector)
     for strategy, selector in itertools.product(STRATEGIES, SELECTORS)

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from frostline.core.structure import blocks, everything, head
 from frostline.loop.run import Observer
 from frostline.loop.training import run_stream
 from frostline.models import mlp, vit
-from frostline.selectors import LISA, AutoFreeze, Change, FreezeOut, Selector
+from frostline.selectors import LISA, AutoFreeze, BAdam, Change, ExceptFirstK, FirstK, FreezeOut, LastK, Selector
 
+TASK = SimpleNamespace(index=1)
 deep = partial(mlp, hidden=[16, 16, 16, 16])
 
 
@@ -162,3 +164,51 @@ def test_autofreeze_accumulates_what_the_loop_computes(make_run):
     run_stream(run)
     assert rule.stored_bytes() > 0
     assert all(math.isfinite(n) and n > 0 for n in rule._norms)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("ascending", [0, 1, 2, 3, 0]), ("descending", [3, 2, 1, 0, 3]), ("interleaved", [0, 2, 1, 3, 0])],
+)
+def test_badam_takes_block_after_block(order, expected, digits):
+    net, task = deep((1, 8, 8), 10), digits[1]
+    rule = BAdam(order=order, interval=5)
+    seen = []
+    for step in range(0, 25, 5):
+        change = rule.during(net, task, frozenset(), step, 60)
+        assert change.until == step + 5
+        assert head(net) <= change.names
+        (own,) = [i for i, block in enumerate(blocks(net)) if block <= change.names]
+        assert change.names == blocks(net)[own] | head(net)
+        seen.append(own)
+    assert seen == expected
+    assert rule.during(net, task, frozenset(), 3, 60).names == rule(net, task, None)
+
+
+def test_badam_at_random_gives_every_block_a_turn_and_the_head_one_where_it_is_to(digits):
+    net, task = deep((1, 8, 8), 10), digits[1]
+    rule = BAdam(interval=1, seed=2, with_head=False)
+    turns = [[rule.during(net, task, frozenset(), 5 * turn + n, 60).names for n in range(5)] for turn in range(4)]
+    for turn in turns:
+        assert sorted(map(sorted, turn)) == sorted(map(sorted, [*blocks(net), head(net)]))
+    assert len({tuple(map(frozenset, turn)) for turn in turns}) > 1
+
+
+def test_lisa_without_embeddings_and_head(digits):
+    net = vit((1, 8, 8), 10, patch=4, width=8, depth=4, heads=2)
+    names = LISA(k=1, norms="outside", with_embeddings=False, with_head=False)(net, digits[1], None)
+    assert not names & head(net)
+    assert not any("patches" in name for name in names)
+    assert any("linear1" in name for name in names)
+
+
+def test_a_share_of_the_depth():
+    net = deep((1, 8, 8), 10)
+    every = blocks(net)
+    assert FirstK(k=0.5)(net, TASK, None) == head(net).union(*every[:2])
+    assert LastK(k=0.25)(net, TASK, None) == head(net) | every[3]
+    assert LastK(k=0.01)(net, TASK, None) == head(net) | every[3]
+    assert ExceptFirstK(k=0.75)(net, TASK, None) == head(net) | every[3]
+    assert LastK(k=0)(net, TASK, None) == head(net)
+    with pytest.raises(ValueError, match="whole number"):
+        LastK(k=1.5)

@@ -16,6 +16,8 @@ EXPECTED = {
         },
         "mlp_gate_up": {"intermediate.dense"},
         "mlp": {"intermediate.dense", "output.dense"},
+        "mlp_down": {"output.dense"},
+        "attention_vo": {"attention.self.value", "attention.output.dense"},
         "norms": {"attention.output.LayerNorm", "output.LayerNorm"},
     },
     "gpt2": {
@@ -23,6 +25,7 @@ EXPECTED = {
         "attention_projections": {"attn.c_attn", "attn.c_proj"},
         "mlp_gate_up": {"mlp.c_fc"},
         "mlp": {"mlp.c_fc", "mlp.c_proj"},
+        "mlp_down": {"mlp.c_proj"},
         "norms": {"ln_1", "ln_2"},
     },
     "llama": {
@@ -30,6 +33,8 @@ EXPECTED = {
         "attention_projections": {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"},
         "mlp_gate_up": {"mlp.gate_proj", "mlp.up_proj"},
         "mlp": {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"},
+        "mlp_down": {"mlp.down_proj"},
+        "attention_vo": {"self_attn.v_proj", "self_attn.o_proj"},
         "norms": {"input_layernorm", "post_attention_layernorm"},
     },
     "torch": {
@@ -37,6 +42,7 @@ EXPECTED = {
         "attention_projections": {"self_attn.in_proj", "self_attn.out_proj"},
         "mlp_gate_up": {"linear1"},
         "mlp": {"linear1", "linear2"},
+        "mlp_down": {"linear2"},
         "norms": {"norm1", "norm2"},
     },
     "timm": {
@@ -44,6 +50,7 @@ EXPECTED = {
         "attention_projections": {"attn.qkv", "attn.proj"},
         "mlp_gate_up": {"mlp.fc1"},
         "mlp": {"mlp.fc1", "mlp.fc2"},
+        "mlp_down": {"mlp.fc2"},
         "norms": {"norm1", "norm2"},
     },
 }  # fmt: skip
@@ -99,3 +106,9 @@ def test_what_a_model_has_not_is_an_error():
     with pytest.raises(ValueError, match="Did you mean 'mlp_gate_up'"):
         Role(role="mlp_gate")
     Role(role="biases").check(build("qwen2"), None)
+
+
+def test_values_that_share_a_tensor_with_queries_are_refused():
+    net = vit((3, 16, 16), 4, patch=4, width=8, depth=2, heads=2)
+    with pytest.raises(ValueError, match="q, k and v in one tensor"):
+        Role(role="attention_vo").check(net, None)

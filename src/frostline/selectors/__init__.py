@@ -1,6 +1,7 @@
 """Which parameters thaw for a task: one rule a file."""
 
 from frostline.selectors.autofreeze import AutoFreeze
+from frostline.selectors.badam import BAdam
 from frostline.selectors.base import Change, Selector
 from frostline.selectors.budget import Budget
 from frostline.selectors.depth import Everything, ExceptFirstK, FirstK, HeadOnly, LastK
@@ -17,6 +18,7 @@ from frostline.selectors.top_gradient import TopGradient
 __all__ = [
     "LISA",
     "AutoFreeze",
+    "BAdam",
     "Budget",
     "Change",
     "Everything",

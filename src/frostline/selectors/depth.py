@@ -1,5 +1,6 @@
 """Rules by depth: the whole net, the head, the last or the first blocks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -26,13 +27,16 @@ class HeadOnly(Selector):
 
 @dataclass
 class LastK(Selector):
-    """Thaw the k deepest blocks and the head: the frozen prefix pays neither gradient."""
+    """Thaw the k deepest blocks and the head: the frozen prefix pays neither gradient.
 
-    k: int = 1
+    k: how many blocks; between 0 and 1, which share of them.
+    """
+
+    k: float = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("selector.k", self.k, 0)
+        in_range("selector.k", self.k, 0, whole=self.k >= 1)
 
     def check(self, model: nn.Module, costs: TaskCosts) -> None:
         if self.k > len(blocks(model)):
@@ -43,7 +47,11 @@ class LastK(Selector):
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         groups = blocks(model)
-        return head(model).union(*groups[len(groups) - self.k :])
+        return head(model).union(*groups[len(groups) - self.count(groups) :])
+
+    def count(self, groups: Sequence[frozenset[str]]) -> int:
+        """Return how many blocks k is; of a share at least one."""
+        return int(self.k) if self.k >= 1 or not self.k else max(1, round(self.k * len(groups)))
 
 
 @dataclass
@@ -51,7 +59,8 @@ class FirstK(LastK):
     """Thaw the k shallowest blocks and the head: for inputs that change while the task stays (Lee et al. 2023)."""
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
-        return head(model).union(*blocks(model)[: self.k])
+        groups = blocks(model)
+        return head(model).union(*groups[: self.count(groups)])
 
 
 @dataclass
@@ -59,4 +68,5 @@ class ExceptFirstK(LastK):
     """Thaw everything but the k shallowest blocks, parameters outside the blocks included."""
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
-        return everything(model).difference(*blocks(model)[: self.k])
+        groups = blocks(model)
+        return everything(model).difference(*groups[: self.count(groups)])

@@ -14,12 +14,15 @@ from frostline.selectors.base import Selector
 # By module name: torch's own layers, timm's ViT, and Hugging Face's Llama, Qwen, Mistral, GPT-2 and BERT families.
 QKV = r"\.(self_attn|multihead_attn|attention\.self|attn)\.(in_proj|[qkv]_proj|c_attn|q_attn|qkv|query|key|value|bias_[kv])\b"
 OUT = r"\.(self_attn|multihead_attn|attn)\.(out_proj|o_proj|c_proj|proj)\b|\battention\.output\.dense\b"
+VALUE = r"\.(self_attn|attention\.self|attn)\.(v_proj|value|bias_v)\b"
 UP = r"\.(linear1|intermediate\.dense)\b|\.mlp\.(gate_proj|up_proj|gate_up_proj|c_fc|fc1|fc1_g|fc1_x)\b"
 DOWN = r"\.linear2\b|\.mlp\.(down_proj|c_proj|fc2)\b|(?<!attention)\.output\.dense\b"
 BY_NAME = {
     "attention_qkv": QKV,
     "attention_projections": f"{QKV}|{OUT}",
+    "attention_vo": f"{VALUE}|{OUT}",
     "mlp_gate_up": UP,
+    "mlp_down": DOWN,
     "mlp": f"{UP}|{DOWN}",
 }
 ROLES = (*BY_NAME, "norms", "biases", "embeddings")
@@ -29,8 +32,9 @@ ROLES = (*BY_NAME, "norms", "biases", "embeddings")
 class Role(Selector):
     """Thaw the parameters with one role, and the head (Zhu et al. 2025, arXiv 2510.08564).
 
-    role: attention_projections (q, k, v and o), attention_qkv, mlp, mlp_gate_up (gate and up thaw, down stays frozen; in an
-    MLP without a gate the first layer), norms, biases (all of them, as in BitFit), embeddings. with_head: the classifier too.
+    role: attention_projections (q, k, v and o), attention_qkv, attention_vo (v and o), mlp, mlp_gate_up (gate and up thaw, down
+    stays frozen; in an MLP without a gate the first layer), mlp_down, norms, biases (all of them, as in BitFit), embeddings.
+    with_head: the classifier too.
     """
 
     role: str = "attention_projections"
@@ -46,6 +50,13 @@ class Role(Selector):
             raise UsageError(
                 f"selector.role={self.role!r}: the model has none. Its layers are {', '.join(list(layers(model))[:4])}, ...; "
                 f"expected one of {', '.join(found) or 'the rules by depth, such as selector=last_k'}."
+            )
+
+        values = re.compile(VALUE)
+        if self.role == "attention_vo" and not any(values.search(f".{n}") for n in everything(model)):
+            raise UsageError(
+                "selector.role='attention_vo': the model has q, k and v in one tensor, of which a part cannot thaw. Expected "
+                "attention_projections, or a model with three of them, such as those of the Llama and BERT families."
             )
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
