@@ -7,7 +7,7 @@ out=${1:-outputs/gdumb_mnist}
 shift || true
 python=${PYTHON:-python}
 run() {
-  "$python" run.py experiment=gdumb_mnist strategy.gdumb.capacity="$1" model.width="$2" 'trainer.seeds=[0,1,2,3,4]' \
+  "$python" run.py --config-dir experiments/gdumb_mnist/conf experiment=gdumb_mnist strategy.gdumb.capacity="$1" model.width="$2" 'trainer.seeds=[0,1,2,3,4]' \
     'figures=[]' tracking=none hydra.run.dir="$out/$1_$2" "${@:3}"
 }
 run 500 100 "$@"
