@@ -10,7 +10,7 @@ from frostline.models import mlp
 from frostline.selectors import LastK
 from frostline.strategies import EWC, LwF
 from frostline.streams import from_arrays
-from tests.contract.test_contract import build_strategy, names
+from tests.contract.test_contract import build_strategy, model_for, names
 from tests.models.test_transformers import tiny
 
 # What a strategy's learning takes of fine-tuning's operations, at least and at most. Exactly 1: all that it adds is done
@@ -26,10 +26,11 @@ WHOLE = {
     "wa": (1, 1), "bic": (0.8, 1.3), "lucir": (2, 6), "il2m": (2, 5), "cwr_star": (1, 1), "slca": (1.1, 20),
     "packnet": (1.3, 1.8), "hat": (1, 1), "continual_backprop": (1, 1.01), "redo": (1, 1), "shrink_and_perturb": (1, 1),
     "ema": (1, 1), "wise_ft": (1, 1), "task_arithmetic": (1, 1), "ties": (1, 1),
+    "l2p": (2, 15), "dualprompt": (1.5, 10), "coda_prompt": (1.5, 10),
     "ncm": (0.1, 0.6), "slda": (0.1, 0.9), "fecam": (0.1, 3), "ranpac": (0.1, 3), "acil": (0.1, 3),
 }  # fmt: skip
 KEEPING_NOTHING = (
-    "finetune", "partial", "frozen", "er_ace", "er_aml", "wa", "redo", "shrink_and_perturb",
+    "finetune", "partial", "frozen", "er_ace", "er_aml", "l2p", "dualprompt", "coda_prompt", "wa", "redo", "shrink_and_perturb",
 )  # fmt: skip
 BY_TASK = ("packnet", "hat", "independent")  # decide each task by itself
 
@@ -48,7 +49,10 @@ def learning(run):
 def test_what_a_strategy_adds_is_on_its_bill(name, make_run, streams):
     selector = LastK(k=1, warmup_tasks=1) if name == "partial" else None
     stream = streams["task" if name in BY_TASK else "class"]
-    plain, run = make_run(stream=stream), make_run(build_strategy(name), selector, stream=stream)
+    model = model_for("everything", name)
+    plain, run = (
+        make_run(s, sel, stream=stream, model=model) for s, sel in ((None, None), (build_strategy(name), selector))
+    )
     run_stream(plain)
     run_stream(run)
     low, high = WHOLE[name]

@@ -76,11 +76,12 @@ def build_selector(name: str):
     return instantiate(configured(f"selector={group}", "selector.warmup_tasks=1", *SETTINGS.get(name, [])).selector)
 
 
-def model_for(selector: str):
-    """Return what builds a net that has the parts which the rule speaks of, as a run builds it."""
+def model_for(selector: str, strategy: str = ""):
+    """Return what builds a net that has the parts which the rule and the strategy speak of, as a run builds it."""
+    of_transformers = selector in OF_TRANSFORMERS or strategy in FOR_TRANSFORMERS
 
     def build(shape, classes):
-        net = (transformer if selector in OF_TRANSFORMERS else partial(mlp, hidden=[32, 32]))(shape, classes)
+        net = (transformer if of_transformers else partial(mlp, hidden=[32, 32]))(shape, classes)
         build_selector(selector).prepare(net)
         return net
 
@@ -90,6 +91,7 @@ def model_for(selector: str):
 STRATEGIES = [*names("strategy"), "[replay,ewc]", "[replay,er_ace]", "[lwf,replay]"]
 SELECTORS = [*names("selector"), "frozen head"]
 WITHOUT_TRAINING = ("slda", "ncm", "fecam", "ranpac", "acil", "frozen")  # after the first task
+FOR_TRANSFORMERS = ("l2p", "dualprompt", "coda_prompt")
 FOR_PERCEPTRONS = ("continual_backprop", "redo", "hat")
 CHANGING = ("lisa", "badam", "freezeout", "autofreeze")  # those that change within a task
 PAIRS = [
@@ -123,7 +125,11 @@ COVERING = {  # every strategy and every selector meet the plain ones and each o
 )
 def test_frozen_stays_bit_identical_and_every_phase_is_charged(strategy, selector, make_run):
     run = make_run(
-        build_strategy(strategy), build_selector(selector), model=model_for(selector), optimizer=momentum, epochs=1
+        build_strategy(strategy),
+        build_selector(selector),
+        model=model_for(selector, strategy),
+        optimizer=momentum,
+        epochs=1,
     )
     thawed: set[str] = set()
     before: dict[str, torch.Tensor] = {}
@@ -183,7 +189,7 @@ def test_frozen_stays_bit_identical_and_every_phase_is_charged(strategy, selecto
 )
 def test_the_bill_equals_a_run_counted_from_beginning_to_end(strategy, selector, make_run, count_every_step):
     """The probe prices a step; here the counter watches every operator of every step."""
-    run = make_run(build_strategy(strategy), build_selector(selector), model=model_for(selector), epochs=2)
+    run = make_run(build_strategy(strategy), build_selector(selector), model=model_for(selector, strategy), epochs=2)
     run_stream(run)
     assert sum(r.flops for r in run.meter.rows if r.phase == "train") == sum(count_every_step) > 0
 
@@ -201,7 +207,7 @@ def test_resumed_equals_uninterrupted(strategy, selector, make_run):
         return make_run(
             build_strategy(strategy),
             build_selector(selector),
-            model=model_for(selector),
+            model=model_for(selector, strategy),
             optimizer=momentum,
             save=save,
             checkpoint_every_s=0.0,
@@ -242,8 +248,9 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("strategy", names("strategy"))
 def test_a_chain_of_one_equals_its_member(strategy, make_run):
-    alone = make_run(build_strategy(strategy))
-    chained = make_run(Chain([build_strategy(strategy)]))
+    model = model_for("everything", strategy)
+    alone = make_run(build_strategy(strategy), model=model)
+    chained = make_run(Chain([build_strategy(strategy)]), model=model)
     run_stream(alone)
     run_stream(chained)
     assert_same(alone, chained)

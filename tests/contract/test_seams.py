@@ -24,7 +24,16 @@ from frostline.loop.training import run_stream
 from frostline.models import mlp, slim_resnet18
 from frostline.selectors import LISA, Everything, HeadOnly, LastK
 from frostline.strategies import EWC, Chain, DERpp, Finetune, LwF, PackNet, Replay, Strategy
-from tests.contract.test_contract import FOR_PERCEPTRONS, STRATEGIES, assert_same, build_selector, build_strategy
+from tests.contract.test_contract import (
+    FOR_PERCEPTRONS,
+    FOR_TRANSFORMERS,
+    STRATEGIES,
+    assert_same,
+    build_selector,
+    build_strategy,
+    model_for,
+    transformer,
+)  # fmt: skip
 
 narrow = partial(slim_resnet18, filters=2)
 deep = partial(mlp, hidden=[16, 16, 16])
@@ -227,9 +236,8 @@ def test_what_is_only_faster_changes_no_number(strategy, make_run):
     """The rule of speed/: with all of it switched off every number stays, up to rounding, and so does the bill of training."""
     runs = []
     for backend in (Plain(), None):
-        runs.append(
-            make_run(build_strategy(strategy), LastK(k=1, warmup_tasks=1), backend=backend, prefix_cache="auto")
-        )
+        selector, model = LastK(k=1, warmup_tasks=1), model_for("everything", strategy)
+        runs.append(make_run(build_strategy(strategy), selector, model=model, backend=backend, prefix_cache="auto"))
         run_stream(runs[-1])
     plain, fast = runs
     for a, b in zip(plain.model.state_dict().values(), fast.model.state_dict().values(), strict=True):
@@ -245,6 +253,7 @@ def test_what_is_only_faster_changes_no_number(strategy, make_run):
 def test_a_probe_leaves_no_trace(strategy, make_run, monkeypatch):
     """Run three times instead of once, with batch-norm and dropout in the net."""
     model = partial(mlp, hidden=[16, 16], dropout=0.2) if strategy in FOR_PERCEPTRONS else narrow
+    model = partial(transformer, dropout=0.2) if strategy in FOR_TRANSFORMERS else model
     plain = training.StepCounter._probe
     runs = []
     for probe in (plain, lambda self, batch: [plain(self, batch) for _ in range(3)][-1]):

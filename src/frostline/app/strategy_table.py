@@ -12,8 +12,8 @@ from frostline.app.config import conf_dir
 
 PAPER = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 FAMILIES = (
-    "baseline", "regularisation", "replay", "gradient projection", "heads", "closed form", "architecture", "weight space",
-    "plasticity",
+    "baseline", "regularisation", "replay", "gradient projection", "heads", "closed form", "architecture", "prompts",
+    "weight space", "plasticity",
 )  # fmt: skip
 OTHER = "other"  # of a file that names none
 

@@ -111,7 +111,8 @@ def _tally(run: Run, column: Column, read: Reader) -> tuple[Tensor, Tensor]:
 
 def operations(run: Run, work: Work, billed: Sequence[Run]) -> int:
     """Return the operations of evaluating the batch, counted once for each shape of work, off everybody's bill."""
-    key = (run.shape, len(work.batch), tuple(work.batch.x.shape), work.kind)
+    since = None if run.strategy.steady else len(run.progress.accuracy)  # what serves may do more than it did
+    key = (run.shape, len(work.batch), tuple(work.batch.x.shape), work.kind, since)
     if key not in run.evaluation_flops:
         with all_paused([each.meter for each in billed]):
             run.evaluation_flops[key] = count_flops(work.whole or work.call, run.meter.uncounted)

@@ -6,9 +6,11 @@ from frostline.strategies.base import Grads, Strategy
 from frostline.strategies.bic import BiC
 from frostline.strategies.chain import Chain
 from frostline.strategies.cls_er import CLSER
+from frostline.strategies.coda_prompt import CODAPrompt
 from frostline.strategies.continual_backprop import ContinualBackprop
 from frostline.strategies.cwr_star import CWRStar
 from frostline.strategies.der_pp import DERpp
+from frostline.strategies.dualprompt import DualPrompt
 from frostline.strategies.ema import EMA
 from frostline.strategies.er_ace import ERACE
 from frostline.strategies.er_aml import ERAML
@@ -26,6 +28,7 @@ from frostline.strategies.icarl import ICaRL
 from frostline.strategies.il2m import IL2M
 from frostline.strategies.joint import Cumulative, Joint
 from frostline.strategies.l2_sp import L2SP
+from frostline.strategies.l2p import L2P
 from frostline.strategies.lucir import LUCIR
 from frostline.strategies.lwf import LwF
 from frostline.strategies.mas import MAS
@@ -47,9 +50,55 @@ from frostline.strategies.wa import WA
 from frostline.strategies.wise_ft import WiSEFT
 
 __all__ = [
-    "ACIL", "AGEM", "CLSER", "EMA", "ERACE", "ERAML", "EWC", "FDR", "GEM", "GPM", "HAT", "IL2M", "L2SP", "LUCIR", "MAS",
-    "NCM", "OGD", "OWM", "SCR", "SI", "SLCA", "SLDA", "WA", "BiC", "CWRStar", "Chain", "ContinualBackprop",
-    "Cumulative", "DERpp", "FeCAM", "Finetune", "FromScratch", "Frozen", "GDumb", "Grads", "ICaRL", "Independent",
-    "Joint", "LwF", "PackNet", "RWalk", "RanPAC", "ReDo", "Replay", "ShrinkAndPerturb", "Strategy", "TaskArithmetic",
+    "ACIL",
+    "AGEM",
+    "CLSER",
+    "EMA",
+    "ERACE",
+    "ERAML",
+    "EWC",
+    "FDR",
+    "GEM",
+    "GPM",
+    "HAT",
+    "IL2M",
+    "L2P",
+    "L2SP",
+    "LUCIR",
+    "MAS",
+    "NCM",
+    "OGD",
+    "OWM",
+    "SCR",
+    "SI",
+    "SLCA",
+    "SLDA",
+    "WA",
+    "BiC",
+    "CODAPrompt",
+    "CWRStar",
+    "Chain",
+    "ContinualBackprop",
+    "Cumulative",
+    "DERpp",
+    "DualPrompt",
+    "FeCAM",
+    "Finetune",
+    "FromScratch",
+    "Frozen",
+    "GDumb",
+    "Grads",
+    "ICaRL",
+    "Independent",
+    "Joint",
+    "LwF",
+    "PackNet",
+    "RWalk",
+    "RanPAC",
+    "ReDo",
+    "Replay",
+    "ShrinkAndPerturb",
+    "Strategy",
+    "TaskArithmetic",
     "WiSEFT",
 ]  # fmt: skip
