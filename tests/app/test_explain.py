@@ -10,7 +10,7 @@ from frostline.app.explain import explain
 from frostline.app.targets import plain
 
 WRONG = {
-    "strategy=[replay,ewcc]": "strategy=ewcc: expected one of acil, agem, bic, cls_er, continual_backprop, ",
+    "strategy=[replay,ewcc]": "strategy=ewcc: expected one of acil, agem, bic, cls_er, ",
     "model=mpl": "model=mpl: expected one of",
     "figures=png": "figures=png: expected a list, such as figures=[png].",
     "trainer.seeds=[a]": "trainer.seeds=[a]: expected a whole number, not 'a'.",
