@@ -433,9 +433,7 @@ def test_help_is_quick_and_complete(cli, tmp_path):
     begin = time.perf_counter()
     done = cli(tmp_path, "--help")
     assert done.returncode == 0
-    assert (
-        "strategy: acil, agem, bic, cls_er, " in done.stdout
-    )
+    assert "strategy: acil, agem, bic, cls_er, " in done.stdout
     assert time.perf_counter() - begin < 15  # a smoke bound; the figure is in the README
     probe = "import sys; sys.argv = ['run.py', '--help']; import runpy\ntry: runpy.run_path('run.py', run_name='__main__')\n"
     probe += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'wandb' not in sys.modules"
