@@ -515,3 +515,9 @@ def test_several_seeds_at_once(cli, tmp_path):
         assert refused.returncode == 1
         assert "trainer.seeds" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_a_sweep_over_nothing_is_refused():
+    code, errors = in_process("-m", "seed=range(0,0)", "stream=split_digits")
+    assert code == 1
+    assert "seed=range(0,0): a sweep over nothing. Expected a range with values" in errors

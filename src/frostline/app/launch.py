@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     gc.disable()  # until all is imported
     try:
         refuse_flags(arguments)
+        _refuse_empty(arguments)
         arguments, again = _for_resume(arguments)
         arguments, folder = (arguments, None) if again else place(arguments)
         with _owning(arguments, resumes=again or any(key_of(a) == "resume" for a in arguments)):
@@ -62,6 +63,20 @@ def _owning(arguments: list[str], *, resumes: bool) -> AbstractContextManager[No
     if not resumes:
         refuse_complete(folder, arguments)
     return owned(folder)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse a sweep over nothing, which Hydra would launch: no run, and no word."""
+    for argument in (a for a in arguments if "range(" in a):
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+        from hydra.errors import HydraException
+
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException:  # it will be said when Hydra reads it
+            continue
+        if override.is_discrete_sweep() and next(override.sweep_iterator(), None) is None:
+            raise UsageError(f"{argument}: a sweep over nothing. Expected a range with values, range(0,5) say.")
 
 
 class FailedRun(UsageError):
