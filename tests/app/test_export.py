@@ -13,6 +13,7 @@ from frostline.app.config import check, compose_config
 from frostline.app.export import export
 from frostline.app.job import execute
 from frostline.core.checks import UsageError
+from tests.conftest import in_process
 
 QUIET = ["tracking=none", "figures=[]", "cost.reference_steps=0", "trainer.epochs=1", "trainer.threads=2"]
 TEXT = [
@@ -156,3 +157,15 @@ def test_onnx_answers_as_the_run_did(digits_run, tmp_path):
     x = load_file(digits_run / "served.safetensors")["x"]
     many = torch.cat([x] * 3).numpy()
     assert session.run(None, {session.get_inputs()[0].name: many})[0].shape == (6, 10)
+
+
+def test_a_net_with_prompts_between_its_layers_is_refused_and_its_weights_may_be_started_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = ("model=vit", "model.patch=4", "model.width=8", "model.heads=2", "model.depth=2")
+    quick = ("stream=split_digits", "stream.scenario=class", "trainer.epochs=1", "tracking=none", "figures=[]")
+    code, errors = in_process("strategy=l2p", *net, *quick, "cost.reference_steps=0", "hydra.run.dir=a")
+    assert code == 0, errors
+    with pytest.raises(UsageError, match="prompts between the layers"):
+        export(tmp_path / "a", tmp_path / "out")
+    code, errors = in_process("model.weights=a", *net, *quick, "cost.reference_steps=0", "trainer.max_steps=1")
+    assert code == 0, errors

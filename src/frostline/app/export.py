@@ -32,6 +32,11 @@ def export(run: Path, to: Path, program: str = "torch", allow: Sequence[str] = (
     description = _description(run)
     hint = "say so with --allow"
     refuse_foreign(targets(description["model"]) - set(allow), str(run / weights.DESCRIPTION), hint)
+    if description.get("between_layers") and not description["per_task"]:
+        raise UsageError(
+            f"{run}: its method puts prompts between the layers, which an exported program has not. Expected a run of another "
+            "method; this one goes on with frostline."
+        )
     if description["per_task"]:
         print("frostline: this method serves each task in its own way; exported are the weights of all tasks together.")
     model = build_model(run, description)

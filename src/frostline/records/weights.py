@@ -40,6 +40,7 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
         "digest": digest(dict(sorted(tensors.items()))),
         "head": None if serving is getattr(run.model, "head", None) else described(serving),  # one that took its place
         "per_task": run.strategy.uses("serving") and run.stream.scenario == "task",
+        "between_layers": not run.strategy.steady,  # it changes what passes between them: prompts, gates
     }
     with atomic_write(folder / DESCRIPTION) as f:
         json.dump(content, f, indent=1)
