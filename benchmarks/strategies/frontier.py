@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from frostline.core.files import atomic_write
 
@@ -51,6 +51,7 @@ def frontier(rows: list[dict[str, Any]], path: Path) -> None:
             )  # fmt: skip
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("FLOPs spent on learning")
         axes.set_title(f"{scenario}-incremental", fontsize=10)
         axes.grid(alpha=0.25)
