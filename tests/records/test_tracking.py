@@ -1,5 +1,7 @@
 """Weights & Biases hears how a run ended, and a run hears W&B's own switches."""
 
+import time
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -14,7 +16,12 @@ def tracker(tmp_path, mode="offline"):
 
 def exit_code(tmp_path):
     (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    return next(r.exit.exit_code for r in wandb_records(path) if r.HasField("exit"))
+    for _ in range(300):  # W&B's own service writes it, which a busy machine may hold up
+        found = [r.exit.exit_code for r in wandb_records(path) if r.HasField("exit")]
+        if found:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError("no exit code within 30 seconds")
 
 
 @pytest.mark.parametrize("complete", [True, False])

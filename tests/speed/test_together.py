@@ -63,7 +63,7 @@ def test_every_strategy_and_every_selector(strategy, selector, make_run):
 
     def make(seed):
         return make_run(
-            build_strategy(strategy), build_selector(selector), model=model_for(selector), stream=stream,
+            build_strategy(strategy), build_selector(selector), model=model_for(selector, strategy), stream=stream,
             optimizer=momentum, epochs=1, seed=seed,
         )  # fmt: skip
 
