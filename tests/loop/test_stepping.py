@@ -12,6 +12,7 @@ from frostline.loop.training import run_stream
 from frostline.models import mlp, slim_resnet18
 from frostline.strategies import EWC, Chain, DERpp, Replay
 from frostline.streams import from_arrays
+from tests.speed.test_together import both
 
 
 def test_a_step_is_taken_with_the_gradient_from_uphill(make_run):
@@ -59,17 +60,7 @@ def test_the_second_pass_is_on_the_bill_and_leaves_statistics_alone(make_run):
 def test_seeds_at_once_go_uphill_each_by_its_own_gradient(strategy, make_run):
     stream = from_arrays("digits", scenario="class", samples_per_class=20)
     model = partial(mlp, hidden=[16])
-    apart, together = (
-        [make_run(strategy(), stream=stream, model=model, seed=s, sam=0.05) for s in (0, 1)] for _ in range(2)
-    )
-    for run in apart:
-        run_stream(run)
-    for run in together:
-        run.keep_draws()
-    run_stream(*together)
-    for one, other in zip(apart, together, strict=True):
-        for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-5)
+    both(lambda s: make_run(strategy(), stream=stream, model=model, seed=s, sam=0.05), seeds=(0, 1))
 
 
 def test_gradients_are_clipped_each_seeds_to_its_own_length(make_run):

@@ -1,23 +1,22 @@
 """Gates on hidden units: how far a weight may move where its units are needed, and how what decides the gates is moved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from frostline.core.structure import head, hidden_units
+from frostline.core.tensors import flags
 
 
-def allowed(model: nn.Module, name: str, like: Tensor, needed: Mapping[str, Tensor], classes: list[int]) -> Tensor:
+def allowed(model: nn.Module, name: str, like: Tensor, needed: Mapping[str, Tensor], classes: Sequence[int]) -> Tensor:
     """Return the share of its move that each of a parameter's values may keep, of the parameter's shape.
 
     needed: how much each unit of a layer is, in 0 to 1. A weight may move as far as the less needed of the two units that it
     joins lets it; in the head, only rows of these classes do.
     """
     if name in head(model):
-        rows = torch.zeros(len(like), device=like.device)
-        rows[classes] = 1.0
-        return rows.view(-1, *(1,) * (like.ndim - 1)).expand_as(like)
+        return flags(classes, like).to(like).view(-1, *(1,) * (like.ndim - 1)).expand_as(like)
     layer, kind = name.rsplit(".", 1)
     own = needed.get(layer, like.new_zeros(len(like)))
     if kind == "bias":

@@ -86,6 +86,13 @@ def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
     return layer
 
 
+def copied(model: nn.Module) -> nn.Linear:
+    """Return a copy of the model's linear head, with a bias, 0 where it has none."""
+    head = model.get_submodule("head")
+    weight, bias = head.get_parameter("weight").detach(), getattr(head, "bias", None)
+    return linear(weight.clone(), torch.zeros_like(weight[:, 0]) if bias is None else bias.detach().clone())
+
+
 def described(head: nn.Module) -> dict[str, Any]:
     """Return what `rebuilt` takes, plain values."""
     kind = type(head).__name__

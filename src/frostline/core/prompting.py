@@ -27,7 +27,7 @@ def needs_tokens(name: str, model: Any, source: Source) -> None:
             (hidden, *_) = run_stages(model, 0, 1, batch.x)
         if hidden.ndim != 3:
             what = f"passes on {list(hidden.shape)}, not tokens [B, L, D]"
-        elif type(model.stages()[-1]).__name__ == "LastToken":
+        elif getattr(model.stages()[-1], "reads_last", False):
             what = "reads the last token, which a prompt would be"
     if what:
         raise UsageError(

@@ -1,7 +1,7 @@
 """How many bytes tensors hold, a digest of them, and steps of many at once."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,3 +57,10 @@ def add_products(into: Sequence[Tensor], a: Sequence[Tensor], b: Sequence[Tensor
 def differences(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
     """Return a - b of each pair, in one call."""
     return list(torch._foreach_sub(list(a), list(b)))  # type: ignore[attr-defined]
+
+
+def flags(places: Iterable[int], like: Tensor) -> Tensor:
+    """Return which of the first dimension's places of `like` are among these, bool [len(like)]."""
+    found = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+    found[list(places)] = True
+    return found

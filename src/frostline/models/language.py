@@ -85,6 +85,8 @@ class MeanOfTokens(nn.Module):
 class LastToken(nn.Module):
     """The last real token after the final norm: how decoders are read."""
 
+    reads_last = True
+
     def __init__(self, norm: nn.Module):
         super().__init__()
         self.norm = norm

@@ -9,14 +9,13 @@ from frostline.core.checks import in_range, one_of
 from frostline.core.rng import generator
 from frostline.core.structure import blocks, head
 from frostline.core.types import Task
-from frostline.costs import TaskCosts
-from frostline.selectors.base import Change, Selector
+from frostline.selectors.turns import Turns
 
 ORDERS = ("random", "ascending", "descending", "interleaved")
 
 
 @dataclass
-class BAdam(Selector):
+class BAdam(Turns):
     """Thaw one block for `interval` steps, then the next, until all had their turn, and again.
 
     Luo et al. 2024, arXiv 2404.02827. order: 'ascending' from the input, 'descending' from the output, 'random' another order
@@ -35,17 +34,9 @@ class BAdam(Selector):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("selector.order", self.order, ORDERS)
-        in_range("selector.interval", self.interval, 1)
         in_range("selector.stride", self.stride, 1)
 
-    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
-        return self._at(model, task, 0)
-
-    def change(self, model: nn.Module, task: Task, names: frozenset[str], step: int, steps: int) -> Change:
-        number = step // self.interval
-        return Change(self._at(model, task, number), until=(number + 1) * self.interval)
-
-    def _at(self, model: nn.Module, task: Task, number: int) -> frozenset[str]:
+    def at(self, model: nn.Module, task: Task, number: int) -> frozenset[str]:
         groups = blocks(model) + ([] if self.with_head else [head(model)])
         turn, place = divmod(number, len(groups))
         own = groups[self._order(len(groups), task, turn)[place]]

@@ -10,12 +10,12 @@ from frostline.core.rng import generator
 from frostline.core.structure import blocks, head
 from frostline.core.types import Task
 from frostline.costs import TaskCosts
-from frostline.selectors.base import Change, Selector
 from frostline.selectors.roles import names_of_role
+from frostline.selectors.turns import Turns
 
 
 @dataclass
-class LISA(Selector):
+class LISA(Turns):
     """Thaw `k` random blocks for `interval` steps, then others; embeddings, norms and head train all the time.
 
     Pan et al. 2024 (arXiv 2403.17919). norms: 'all' thaws every norm, as the rule is usually told; 'outside' only those outside
@@ -34,7 +34,6 @@ class LISA(Selector):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("selector.k", self.k, 1)
-        in_range("selector.interval", self.interval, 1)
         one_of("selector.norms", self.norms, ("all", "outside"))
 
     def check(self, model: nn.Module, costs: TaskCosts) -> None:
@@ -44,14 +43,7 @@ class LISA(Selector):
                 f"selector.k={self.k}: the model has {count} blocks to draw. The nearest valid value is {count}."
             )
 
-    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
-        return self._draw(model, task, 0)
-
-    def change(self, model: nn.Module, task: Task, names: frozenset[str], step: int, steps: int) -> Change:
-        number = step // self.interval
-        return Change(self._draw(model, task, number), until=(number + 1) * self.interval)
-
-    def _draw(self, model: nn.Module, task: Task, number: int) -> frozenset[str]:
+    def at(self, model: nn.Module, task: Task, number: int) -> frozenset[str]:
         groups = self._blocks(model)
         rng = generator(self.seed, "lisa", task.index, number)
         drawn = torch.randperm(len(groups), generator=rng)[: self.k].tolist()

@@ -75,8 +75,9 @@ class Cache:
 
         room: for at least so many samples; a memory may have dropped some by now that it held when the task began.
         """
-        own = torch.cat([b.index for b in task.train.batches(2**16, samples=False)])
-        remembered = [batch.rows(~torch.isin(batch.index, own)) for batch in remembered]  # it may hold the task's own
+        if remembered:  # a memory may hold the task's own samples
+            own = torch.cat([b.index for b in task.train.batches(2**16, samples=False)])
+            remembered = [batch.rows(~torch.isin(batch.index, own)) for batch in remembered]
         room = max(room, len(task.train) + sum(map(len, remembered)))
         size = self.run.eval_batch_size
         counted: dict[int, int] = {}  # operations by size of chunk, each counted once, outside the bill

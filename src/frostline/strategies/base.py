@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
+from frostline.core.features import needs_linear_head
 from frostline.core.objectives import Classification
 from frostline.core.scope import Scope
 from frostline.core.step import Step
@@ -146,6 +147,12 @@ def needs_classes(name: str, stream: TaskStream, several: bool = False, instead:
     if not isinstance(stream.objective, Classification) or (stream[0].train.labels.ndim > 1 and not several):
         what = "classes" if several else "one class a sample"
         raise UsageError(f"strategy={name} needs {what}, which {stream.name} does not have.{instead}")
+
+
+def needs_features(name: str, model: nn.Module, stream: TaskStream) -> None:
+    """Raise UsageError where samples have no single class each, or the net no linear head to look at the input of."""
+    needs_classes(name, stream)
+    needs_linear_head(name, model)
 
 
 def needs_task_labels(name: str, what: str, stream: TaskStream) -> None:

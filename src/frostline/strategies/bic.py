@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline.core.checks import in_range
-from frostline.core.features import needs_linear_head
-from frostline.core.heads import linear
+from frostline.core.heads import copied
 from frostline.core.joining import Part
 from frostline.core.rng import generator
 from frostline.core.scope import Scope, evaluating, with_head
 from frostline.core.sources import MemorySource
+from frostline.core.tensors import flags
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import needs_classes
+from frostline.strategies.base import needs_features
 from frostline.strategies.memory import Remembering
 
 
@@ -48,8 +48,7 @@ class BiC(Remembering):
         in_range("strategy.bic.held_out", self.held_out, 0, 0.9, above=True)
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("bic", stream)
-        needs_linear_head("bic", model)
+        needs_features("bic", model, stream)
         super().check(model, stream)
 
     def parts(self, task: Task) -> Sequence[Task]:
@@ -88,12 +87,11 @@ class BiC(Remembering):
         if not self.new:
             yield
             return
-        head = model.get_submodule("head")
-        weight, bias = head.weight.detach().clone(), torch.zeros_like(head.weight[:, 0]).detach()  # type: ignore[index, union-attr]
-        bias = bias if head.bias is None else head.bias.detach().clone()  # type: ignore[union-attr]
-        weight[self.new] *= self.scale
-        bias[self.new] = self.scale * bias[self.new] + self.shift
-        with with_head(model, linear(weight, bias)):
+        head = copied(model)
+        for values in (head.weight.data, head.bias.data):
+            values[self.new] *= self.scale
+        head.bias.data[self.new] += self.shift
+        with with_head(model, head):
             yield
 
     def work(self, size: int) -> int:
@@ -109,8 +107,7 @@ def correction(logits: Tensor, y: Tensor, new: Sequence[int]) -> tuple[float, fl
     """Return the scale and the shift of the new classes' logits [B, C] with the least cross-entropy for labels y [B]."""
     from scipy.optimize import minimize
 
-    changed = torch.zeros(logits.shape[1], dtype=torch.bool)
-    changed[list(new)] = True
+    changed = flags(new, logits[0])
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         at = torch.tensor(numbers, requires_grad=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from frostline.core.features import features, needs_linear_head
+from frostline.core.features import features
 from frostline.core.scope import Scope, with_head
 from frostline.core.types import Task, TaskStream
-from frostline.strategies.base import needs_classes
+from frostline.strategies.base import needs_features
 from frostline.strategies.frozen import Frozen
 
 
@@ -34,8 +34,7 @@ class ClosedForm(Frozen):
         raise NotImplementedError
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_linear_head(self.name, model)
-        needs_classes(self.name, stream)
+        needs_features(self.name, model, stream)
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Pass over the task's data once and solve for the classifier."""

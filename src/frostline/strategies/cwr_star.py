@@ -6,10 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frostline.core.features import needs_linear_head
+from frostline.core.heads import copied
 from frostline.core.scope import Scope
+from frostline.core.tensors import flags
 from frostline.core.types import Task, TaskStream
-from frostline.strategies.base import Strategy, needs_classes
+from frostline.strategies.base import Strategy, needs_features
 
 
 @dataclass
@@ -30,8 +31,7 @@ class CWRStar(Strategy):
         self.begun = -1
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("cwr_star", stream)
-        needs_linear_head("cwr_star", model)
+        needs_features("cwr_star", model, stream)
 
     def before_task(self, scope: Scope, task: Task) -> None:
         """Let the head begin with what is known of the task's classes, and nothing of others."""
@@ -41,8 +41,7 @@ class CWRStar(Strategy):
         if not len(self.joined):
             self.joined = torch.zeros_like(_rows(scope))
             self.counts = torch.zeros_like(self.joined[:, 0])
-        own = torch.zeros_like(self.counts, dtype=torch.bool)
-        own[list(task.classes)] = True
+        own = flags(task.classes, self.counts)
         _write(scope, torch.where(own[:, None], self.joined, 0.0))
 
     def after_task(self, scope: Scope, task: Task) -> None:
@@ -61,8 +60,8 @@ class CWRStar(Strategy):
 
 def _rows(scope: Scope) -> Tensor:
     """Return the head's rows with their biases [C, D + 1]."""
-    weight, bias = scope.model.get_parameter("head.weight").detach(), getattr(scope.model.head, "bias", None)
-    return torch.cat((weight, torch.zeros_like(weight[:, :1]) if bias is None else bias.detach()[:, None]), 1)
+    head = copied(scope.model)
+    return torch.cat((head.weight.data, head.bias.data[:, None]), 1)
 
 
 def _write(scope: Scope, rows: Tensor) -> None:

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from frostline.core.checks import in_range
 from frostline.core.contrast import supervised_contrast
-from frostline.core.features import Overheard, needs_linear_head
+from frostline.core.features import Overheard
 from frostline.core.step import Step
 from frostline.core.types import Batch, TaskStream
-from frostline.strategies.base import Strategy, needs_classes
+from frostline.strategies.base import Strategy, needs_features
 
 
 @dataclass
@@ -33,8 +33,7 @@ class ERAML(Strategy):
         self.overheard = Overheard()
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("er_aml", stream)
-        needs_linear_head("er_aml", model)
+        needs_features("er_aml", model, stream)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:

@@ -50,6 +50,7 @@ class HAT(Strategy):
         self._leaves: dict[str, Tensor] = {}  # the embeddings as this step's forward pass sees them
         self._s = 1.0
         self._before: dict[str, Tensor] = {}
+        self._shares: dict[str, Tensor] = {}  # of each weight's move that it may keep
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
         needs_classes("hat", stream)
@@ -72,6 +73,11 @@ class HAT(Strategy):
                 drawn = torch.randn(len(weight), generator=generator(self.seed, "hat", unit.layer, task.index))
                 self.embeddings[unit.layer] = drawn.to(weight)
 
+    def thawing(self, scope: Scope, task: Task) -> None:
+        """Work out how far each weight may move in this task."""
+        model, needed = scope.model, self.taken
+        self._shares = {n: allowed(model, n, p.detach(), needed, task.classes) for n, p in scope.parameters.items()}
+
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Gate the units of every forward pass."""
@@ -84,7 +90,7 @@ class HAT(Strategy):
         steps = -(-len(step.task.train) // self.size)
         place = step.number % steps / max(1, steps - 1)
         self._s = 1 / self.s_max + (self.s_max - 1 / self.s_max) * place
-        self._leaves = {layer: e.detach().clone().requires_grad_(True) for layer, e in self.embeddings.items()}
+        self._leaves = {layer: e.detach().requires_grad_(True) for layer, e in self.embeddings.items()}
         return batch
 
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
@@ -105,9 +111,8 @@ class HAT(Strategy):
 
     def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
         """Let each weight keep the share of its move that is allowed, and move the embeddings."""
-        model, classes = step.scope.model, list(step.task.classes)
         for name, p in step.scope.parameters.items():
-            p.data = torch.lerp(self._before[name], p.data, allowed(model, name, p, self.taken, classes))
+            p.data = torch.lerp(self._before[name], p.data, self._shares[name])
         self.embeddings = moved(self._leaves, self._s, self.s_max, self.rate)
 
     def after_task(self, scope: Scope, task: Task) -> None:

@@ -1,7 +1,5 @@
 """iCaRL: a memory chosen by herding, answers distilled, and the nearest mean of exemplars decides."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,19 +8,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline.core.checks import one_of
-from frostline.core.features import class_sums, needs_linear_head
-from frostline.core.scope import Scope, with_head
-from frostline.core.sources import MemorySource
+from frostline.core.scope import Scope
 from frostline.core.step import Step
+from frostline.core.tensors import flags
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import needs_classes
+from frostline.strategies.base import needs_features
 from frostline.strategies.closed_form import one_hot
-from frostline.strategies.memory import Exemplars
-from frostline.strategies.ncm import nearest_mean
+from frostline.strategies.memory import Exemplars, NearestExemplar
 
 
 @dataclass
-class ICaRL(Exemplars):
+class ICaRL(NearestExemplar, Exemplars):
     """Learn with a sigmoid a class, old classes' targets from the old net, and decide by the nearest mean.
 
     Rebuffi et al. 2017, arXiv 1611.07725. Exemplars are chosen by herding and learned together with the task's samples. Each
@@ -43,24 +39,23 @@ class ICaRL(Exemplars):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("strategy.icarl.reduction", self.reduction, ("sum", "mean"))
-        self.means = torch.zeros(0, 0)
+        self.means, self.old = torch.zeros(0, 0), torch.zeros(0, dtype=torch.bool)
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("icarl", stream)
-        needs_linear_head("icarl", model)
+        needs_features("icarl", model, stream)
         super().check(model, stream)
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Copy what is about to move, the first time in a task that it does."""
         if self.known:
             self.teacher = scope.snapshot(self.teacher)
+        self.old = flags(set(self.known) - set(task.classes), scope.model.get_parameter("head.weight"))
 
     def criterion(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the binary cross-entropy with labels for new classes and the old net's answers for old ones."""
         target = one_hot(batch.y, logits.shape[1], step.raw)
-        old = [label for label in self.known if label not in step.task.classes]
-        if self.teacher and old:
-            target[:, old] = step.teacher(batch, self.teacher)[:, old].sigmoid()
+        if self.teacher:
+            target = torch.where(self.old, step.teacher(batch, self.teacher).sigmoid(), target)
         seen = logits.isfinite()
         each = F.binary_cross_entropy_with_logits(step.raw, target, reduction="none") * seen
         return each.sum(1).mean() if self.reduction == "sum" else each.sum() / seen.sum()
@@ -68,15 +63,6 @@ class ICaRL(Exemplars):
     def after_task(self, scope: Scope, task: Task) -> None:
         """Choose exemplars, and work out where each class's are on average."""
         super().after_task(scope, task)
-        model, self.teacher = scope.model, {}
+        self.teacher = {}
         self.known = sorted({*self.known, *task.classes})
-        self.means = class_sums(model, MemorySource(self.memory.all()))
-
-    @contextmanager
-    def serving(self, model: nn.Module, task: Task | None) -> Iterator[None]:
-        """Let the nearest mean decide, once there are means."""
-        if not len(self.means):
-            yield
-            return
-        with with_head(model, nearest_mean(self.means, "icarl")):
-            yield
+        self.take_means(scope.model)

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frostline.core.features import needs_linear_head
-from frostline.core.heads import Rectified, linear
+from frostline.core.heads import Rectified, copied
 from frostline.core.scope import Scope, evaluating, with_head
 from frostline.core.sources import MemorySource
+from frostline.core.tensors import flags
 from frostline.core.types import Source, Task, TaskStream
-from frostline.strategies.base import needs_classes
+from frostline.strategies.base import needs_features
 from frostline.strategies.closed_form import one_hot
 from frostline.strategies.memory import Exemplars
 
@@ -39,8 +39,7 @@ class IL2M(Exemplars):
         self.then, self.now, self.confidence = torch.zeros(0), torch.zeros(0), torch.zeros(0)  # [C] each
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("il2m", stream)
-        needs_linear_head("il2m", model)
+        needs_features("il2m", model, stream)
         super().check(model, stream)
 
     def after_task(self, scope: Scope, task: Task) -> None:
@@ -62,17 +61,13 @@ class IL2M(Exemplars):
         if not self.new or len(self.new) == len(self.known):
             yield
             return
-        new = torch.zeros_like(self.then, dtype=torch.bool)
-        new[self.new] = True
+        new, known = flags(self.new, self.then), flags(self.known, self.then)
         ratio = self.then / self.now * self.confidence[self.new[0]] / self.confidence
         held = ~new & (self.then > 0) & (self.now > 0)  # of a class without exemplars nothing is known
         rise = torch.where(held, ratio, 1.0).log()
-        known = torch.zeros_like(new)
-        known[self.known] = True
         if task is not None and task.visible is not None and task.visible.ndim > 1:
             known &= task.visible[task.index]
-        head = linear(*(p.detach() for p in model.get_submodule("head").parameters()))
-        with with_head(model, Rectified(head, rise, new, known)):
+        with with_head(model, Rectified(copied(model), rise, new, known)):
             yield
 
 

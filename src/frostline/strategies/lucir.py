@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline.core.checks import in_range
-from frostline.core.features import Overheard, needs_linear_head
+from frostline.core.features import Overheard
 from frostline.core.heads import Normalised, linear
 from frostline.core.scope import Scope, with_head
 from frostline.core.step import Step
+from frostline.core.tensors import flags
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import needs_classes
+from frostline.strategies.base import needs_features
 from frostline.strategies.memory import Exemplars
 
 
@@ -50,10 +51,11 @@ class LUCIR(Exemplars):
         in_range("strategy.lucir.scale", self.scale, 0, above=True)
         in_range("strategy.lucir.hardest", self.hardest, 1)
         self.overheard = Overheard()
+        self.old = self.new = torch.zeros(0, dtype=torch.bool)  # classes, of which `fresh` are new
+        self.fresh = 0
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("lucir", stream)
-        needs_linear_head("lucir", model)
+        needs_features("lucir", model, stream)
         super().check(model, stream)
 
     @contextmanager
@@ -66,27 +68,28 @@ class LUCIR(Exemplars):
         """Copy what is about to move, the first time in a task that it does."""
         if self.known:
             self.teacher = scope.snapshot(self.teacher)
+        rows = scope.model.get_parameter("head.weight")
+        self.old, self.new = flags(self.known, rows), flags(set(task.classes) - set(self.known), rows)
+        self.fresh = len(set(task.classes) - set(self.known))
 
     def criterion(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the three terms."""
         z, rows = F.normalize(self.overheard.learned), F.normalize(step.scope.model.get_parameter("head.weight"))
         cosines = z @ rows.T
         loss = step.loss(step.mask(batch, self.scale * cosines), batch.y)
-        new = [label for label in step.task.classes if label not in self.known]
-        if not self.teacher or not new:
+        if not self.teacher or not self.fresh:
             return loss
         step.teacher(batch, self.teacher)
         apart = 1 - (z * F.normalize(self.overheard.latest)).sum(1).mean()
-        loss = loss + self.less_forget * math.sqrt(len(self.known) / len(new)) * apart
-        return loss + self.ranking * self._ranked(cosines, batch.y, new)
+        loss = loss + self.less_forget * math.sqrt(len(self.known) / self.fresh) * apart
+        return loss + self.ranking * self._ranked(cosines, batch.y)
 
-    def _ranked(self, cosines: Tensor, y: Tensor, new: list[int]) -> Tensor:
+    def _ranked(self, cosines: Tensor, y: Tensor) -> Tensor:
         """Return how much exemplars lack of the margin to the nearest new classes, on average."""
-        known = torch.zeros_like(cosines[0], dtype=torch.bool)
-        known[self.known] = True
-        nearest = cosines[:, new].topk(min(self.hardest, len(new)), dim=1).values
+        among = cosines.masked_fill(~self.new, -torch.inf)
+        nearest = among.topk(min(self.hardest, self.fresh), dim=1).values
         lacks = F.relu(self.margin - cosines.gather(1, y[:, None]) + nearest)
-        old = known[y][:, None].to(lacks)
+        old = self.old[y][:, None].to(lacks)
         return (lacks * old).sum() / (old.sum() * lacks.shape[1]).clamp(min=1)
 
     def after_task(self, scope: Scope, task: Task) -> None:

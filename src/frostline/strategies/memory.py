@@ -1,25 +1,27 @@
 """A memory of samples and what comes of it, a draw at each step (replay, DER++, A-GEM) or more data for a task (iCaRL)."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from frostline.core.buffers import Buffer
 from frostline.core.checks import UsageError, in_range, one_of
-from frostline.core.features import needs_linear_head
+from frostline.core.features import class_sums, needs_linear_head
 from frostline.core.herding import herding_order
 from frostline.core.importance import probe
 from frostline.core.joining import joined
 from frostline.core.rng import generator
-from frostline.core.scope import Scope
+from frostline.core.scope import Scope, with_head
 from frostline.core.sources import MemorySource
 from frostline.core.step import Step
 from frostline.core.types import Batch, Task, TaskStream
 from frostline.strategies.base import Strategy, needs_classes
+from frostline.strategies.ncm import nearest_mean
 
 
 @dataclass
@@ -110,6 +112,26 @@ class Exemplars(Remembering):
     def remembered(self) -> Iterable[Batch] | None:
         """Return nothing: the data are the task's own."""
         return ()
+
+
+class NearestExemplar:
+    """Decide by the nearest class mean of what is in memory, as iCaRL and SCR do."""
+
+    memory: Buffer
+    means: Tensor  # [C, D], of any length; empty before there are some
+
+    def take_means(self, model: nn.Module) -> None:
+        """Work out where each class's samples in memory are on average."""
+        self.means = class_sums(model, MemorySource(self.memory.all()))
+
+    @contextmanager
+    def serving(self, model: nn.Module, task: Task | None) -> Iterator[None]:
+        """Let the nearest mean decide, once there are means."""
+        if not len(self.means):
+            yield
+            return
+        with with_head(model, nearest_mean(self.means, "icarl")):
+            yield
 
 
 def needs_a_place_each(name: str, memory: Buffer, stream: TaskStream) -> None:

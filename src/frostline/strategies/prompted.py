@@ -8,13 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frostline.core.features import needs_linear_head
 from frostline.core.prompting import Prompting, Tokens, needs_tokens
 from frostline.core.rng import generator
 from frostline.core.scope import Scope
 from frostline.core.step import Step
+from frostline.core.structure import is_staged
+from frostline.core.tensors import flags
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import Grads, Strategy, needs_classes
+from frostline.strategies.base import Grads, Strategy, needs_features
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Prompted(Strategy):
         self.prompting = Prompting()
         self.task_now: int | None = None  # that is learned at the moment
         self._pinned: dict[str, Tensor] = {}
+        self._others = torch.zeros(0, dtype=torch.bool)  # classes that are not the task's
 
     def create(self, prompts: nn.ParameterDict, width: int, blocks: int, index: int) -> None:
         """Add the parameters that task `index` brings, unless they are there."""
@@ -52,23 +54,25 @@ class Prompted(Strategy):
         raise NotImplementedError
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes(self.name, stream)
-        needs_linear_head(self.name, model)
+        needs_features(self.name, model, stream)
         needs_tokens(self.name, model, stream[0].train)
 
     def prepare(self, model: nn.Module, index: int) -> None:
         """Give the head the prompts that the task needs."""
         head = model.get_submodule("head")
-        if not isinstance(head, nn.Linear):
-            return
+        assert isinstance(head, nn.Linear)
+        assert is_staged(model)
         if not hasattr(head, "prompts"):
             head.prompts = nn.ParameterDict()
-        self.create(head.prompts, head.in_features, len(getattr(model, "stages", list)()) - 2, index)  # type: ignore[arg-type]
-        head.prompts.to(head.weight.device)
+        prompts = head.get_submodule("prompts")
+        assert isinstance(prompts, nn.ParameterDict)
+        self.create(prompts, head.in_features, len(model.stages()) - 2, index)
+        prompts.to(head.weight.device)
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Note the task, and what of earlier tasks must not move."""
         self.task_now = task.index
+        self._others = ~flags(task.classes, scope.model.get_parameter("head.weight"))
         ending = f"_{task.index}"
         self._pinned = {
             name: p.detach().clone()
@@ -104,9 +108,7 @@ class Prompted(Strategy):
 
     def criterion(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the cross-entropy among the task's own classes."""
-        others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        others[list(step.task.classes)] = False
-        return step.loss(logits.masked_fill(others, -torch.inf), batch.y)
+        return step.loss(logits.masked_fill(self._others, -torch.inf), batch.y)
 
     def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
         """Put back what belongs to earlier tasks."""

@@ -1,7 +1,5 @@
 """SCR: features learned by contrast, and the nearest class mean of the memory decides."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,18 +9,15 @@ from torch.nn import functional as F
 
 from frostline.core.checks import in_range
 from frostline.core.contrast import supervised_contrast
-from frostline.core.features import class_sums, needs_linear_head
-from frostline.core.scope import Scope, with_head
-from frostline.core.sources import MemorySource
+from frostline.core.scope import Scope
 from frostline.core.step import Step
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.strategies.base import Grads, needs_classes
-from frostline.strategies.memory import Remembering
-from frostline.strategies.ncm import nearest_mean
+from frostline.strategies.base import Grads, needs_features
+from frostline.strategies.memory import NearestExemplar, Remembering
 
 
 @dataclass
-class SCR(Remembering):
+class SCR(NearestExemplar, Remembering):
     """Draw samples of a class together and push all others apart, replayed ones among them (Mai et al. 2021, arXiv 2103.13885).
 
     The loss is the supervised contrastive one (Khosla et al. 2020) of what came in and of `batch_size` samples from memory, a
@@ -48,8 +43,7 @@ class SCR(Remembering):
         self.means = torch.zeros(0, 0)
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("scr", stream)
-        needs_linear_head("scr", model)
+        needs_features("scr", model, stream)
         super().check(model, stream)
 
     def augment(self, step: Step, batch: Batch) -> Batch:
@@ -69,16 +63,7 @@ class SCR(Remembering):
 
     def after_task(self, scope: Scope, task: Task) -> None:
         """Work out where each class's samples in memory are on average."""
-        self.means = class_sums(scope.model, MemorySource(self.memory.all()))
-
-    @contextmanager
-    def serving(self, model: nn.Module, task: Task | None) -> Iterator[None]:
-        """Let the nearest mean decide, once there are means."""
-        if not len(self.means):
-            yield
-            return
-        with with_head(model, nearest_mean(self.means, "icarl")):
-            yield
+        self.take_means(scope.model)
 
     def work(self, size: int) -> int:
         """Return how many rows are added to a batch of `size`."""

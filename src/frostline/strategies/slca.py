@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline.core.checks import in_range
-from frostline.core.features import features, needs_linear_head
+from frostline.core.features import features
 from frostline.core.moments import ClassMoments
 from frostline.core.rng import generator
 from frostline.core.scope import Scope
 from frostline.core.structure import head
+from frostline.core.tensors import flags
 from frostline.core.types import Task, TaskStream
 from frostline.costs.memory import needs_room
-from frostline.strategies.base import Strategy, needs_classes
+from frostline.strategies.base import Strategy, needs_features
 
 
 @dataclass
@@ -51,8 +52,7 @@ class SLCA(Strategy):
         self._slowly: dict[str, float] = {}
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
-        needs_classes("slca", stream)
-        needs_linear_head("slca", model)
+        needs_features("slca", model, stream)
         classes, width = model.get_parameter("head.weight").shape
         needs_room(
             f"strategy=slca: the covariances of {classes} classes of {width} features", 8 * classes * width**2,
@@ -77,8 +77,7 @@ class SLCA(Strategy):
         if not trained:
             return
         z, y = self._drawn(weight.device, task.index)
-        unseen = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-        unseen[self.known] = False
+        unseen = ~flags(self.known, weight)
         optimizer = torch.optim.SGD(trained, self.rate, momentum=0.9, weight_decay=5e-4)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         with torch.enable_grad():
