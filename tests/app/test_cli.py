@@ -521,3 +521,18 @@ def test_a_sweep_over_nothing_is_refused():
     code, errors = in_process("-m", "seed=range(0,0)", "stream=split_digits")
     assert code == 1
     assert "seed=range(0,0): a sweep over nothing. Expected a range with values" in errors
+
+
+def test_an_interruption_that_comes_out_as_another_error_is_still_one(monkeypatch):
+    """As where it hits a library's own cleaning up."""
+
+    def broken(*_):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            None.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+    monkeypatch.setattr("frostline.app.launch._run_hydra", broken)
+    code, errors = in_process("stream=split_digits")
+    assert code == 130
+    assert "Interrupted" in errors

@@ -23,6 +23,7 @@ WRONG = {
     "epochs=3": "epochs: there is no such setting. Did you mean trainer.epochs?",
     "selector.k=2": "Did you mean selector.k (of selector=except_first_k, ",
     "strategy=replay with strategy.capacity=5": "there is no such setting. Did you mean strategy.replay.capacity?",
+    "stream=table with stream.samples_per_task=5": "stream.samples_per_task: there is no such setting.",
     "strategy.capacity=5": "Did you mean strategy.NAME.capacity, with agem, bic, cls_er, der, der_pp, ",
     "optimizer.lrr=1": "optimizer.lrr: there is no such setting. Did you mean 'lr'?",
 }

@@ -98,9 +98,9 @@ def _unknown_key(cause: Any, text: str) -> str:
     if whole.startswith(f"strategy.{name}.") and (conf_dir() / "strategy" / f"{name}.yaml").is_file():
         has = f"{whole}: this run's strategy is {', '.join(known)}, which has no {name}."
         return f"{has} Expected strategy={name}, or a sweep of its own for it."
-    inside = [
-        k for k in known if isinstance(parent, DictConfig) and isinstance(parent[k], DictConfig) and name in parent[k]
-    ]
+    written = OmegaConf.to_container(parent, resolve=False) if isinstance(parent, DictConfig) else None
+    groups = written.items() if isinstance(written, dict) else ()
+    inside = [key for key, own in groups if isinstance(own, dict) and name in own]
     if inside and "." in whole:
         return f"{whole}: there is no such setting. Did you mean {whole.rpartition('.')[0]}.{inside[0]}.{name}?"
     hint = nearest(name, known) or _elsewhere(name, whole.split(".")[0] if "." in whole else "")

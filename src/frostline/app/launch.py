@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except FailedRun:
         _stop("Not every run of the sweep is complete, as said above.")
     except Exception as error:
+        if _was_interrupted(error):
+            _stop("Interrupted. A run that had begun goes on with resume=FOLDER.", code=130)
         message = explain(error)
         if message is None or wants_traceback:
             raise
@@ -63,6 +65,14 @@ def _owning(arguments: list[str], *, resumes: bool) -> AbstractContextManager[No
     if not resumes:
         refuse_complete(folder, arguments)
     return owned(folder)
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Tell whether an error came of an interruption, which left something half done that then failed."""
+    seen: list[BaseException] = [error]
+    for one in seen:  # it grows meanwhile
+        seen += [e for e in (one.__cause__, one.__context__) if e is not None and e not in seen]
+    return any(isinstance(one, KeyboardInterrupt) for one in seen)
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ SYNONYMS = {  # what other frameworks and papers call it
     "si": ("synaptic_intelligence", "path_integral"),
     "mas": ("memory_aware_synapses",),
     "agem": ("a-gem", "a_gem", "averaged_gem"),
-    "replay": ("er", "rehearsal", "experience_replay"),
+    "replay": ("er", "rehearsal", "experience_replay", "mir", "er_mir", "herding"),
     "der_pp": ("der++", "derpp", "der_plus_plus"),
     "er_ace": ("er-ace", "erace"),
     "ncm": ("simplecil", "nearest_class_mean", "nme"),
@@ -39,6 +39,14 @@ SYNONYMS = {  # what other frameworks and papers call it
     "wise_ft": ("wise-ft", "wiseft"),
     "ties": ("ties_merging", "ties-merging"),
     "l2_sp": ("l2-sp", "l2sp"),
+    "l2p": ("learning_to_prompt", "l2prompt"),
+    "dualprompt": ("dual_prompt", "dual-prompt"),
+    "coda_prompt": ("coda", "codaprompt", "coda-prompt", "coda_p"),
+    "cwr_star": ("cwr", "cwr*", "cwrstar"),
+    "scr": ("supervised_contrastive_replay",),
+    "bic": ("bias_correction", "large_scale_incremental_learning"),
+    "lucir": ("ucir",),
+    "er_aml": ("er-aml", "eraml", "aml"),
     "continual_backprop": ("cbp", "continual_backpropagation"),
 }
 
