@@ -536,3 +536,20 @@ def test_an_interruption_that_comes_out_as_another_error_is_still_one(monkeypatc
     code, errors = in_process("stream=split_digits")
     assert code == 130
     assert "Interrupted" in errors
+
+
+@pytest.mark.parametrize(
+    "name", ["sensor déjà vu.csv", "market (1).csv", "it's 5 % & more; #2.csv", "数据.csv", "a,b.csv", "[1].csv"]
+)
+def test_a_file_may_be_called_anything(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{i % 7},{i % 3},m{i % 2}" for i in range(90)]
+    (tmp_path / name).write_text("\n".join(["a,state,month", *rows]), encoding="utf-8")
+    given = ("stream=table", f"stream.path={name}", "stream.label=state", "stream.task_column=month", "model=linear")
+    quick = ("trainer.epochs=1", "tracking=none", "figures=[]", "cost.reference_steps=0")
+    code, errors = in_process(*given, *quick, "hydra.run.dir=runs (été)")
+    assert code == 0, errors
+    assert (tmp_path / "runs (été)" / "result.json").is_file()
+    code, errors = in_process(*given, *quick, "stream.test=no such (1).csv")
+    assert code == 1
+    assert "Traceback" not in errors

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shlex
 import signal
 import sys
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments, again = _for_resume(arguments)
         arguments, folder = (arguments, None) if again else place(arguments)
         with _owning(arguments, resumes=again or any(key_of(a) == "resume" for a in arguments)):
-            _run_hydra(arguments, again, wants_traceback)
+            _run_hydra([_quoted(argument) for argument in arguments], again, wants_traceback)
     except KeyboardInterrupt:
         _stop("Interrupted. A run that had begun goes on with resume=FOLDER.", code=130)
     except FailedRun:
@@ -65,6 +66,23 @@ def _owning(arguments: list[str], *, resumes: bool) -> AbstractContextManager[No
     if not resumes:
         refuse_complete(folder, arguments)
     return owned(folder)
+
+
+def _quoted(argument: str) -> str:
+    """Return the argument so that Hydra can read it where it names a file or a folder, whatever that is called."""
+    key, sign, value = argument.partition("=")
+    if not sign or re.fullmatch(r"[\w./~+:-]*", value, re.ASCII):  # nearly all: Hydra's parser takes a while to import
+        return argument
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    there = Path(value).expanduser().exists()
+    try:
+        read = OverridesParser.create().parse_override(argument)
+        other = there and (read.is_sweep_override() or isinstance(read.value(), list | dict))
+    except HydraException:
+        other = there or key.endswith(".dir")
+    return f"{key}='" + value.replace("'", "\\'") + "'" if other else argument
 
 
 def _was_interrupted(error: BaseException) -> bool:
