@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
 
 from frostline.core import metrics
 from frostline.core.files import atomic_write
@@ -102,9 +103,9 @@ def accuracy_against_cost(content: dict[str, Any]) -> Figure:
     mean = [np.nan if np.isnan(R[i, :i]).any() else R[i, :i].mean() for i in range(1, len(R))]
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     full = content["full_finetuning"]
-    for place, (column, label, scale) in enumerate((("flops", "TFLOPs", 1e12), ("seconds", "seconds", 1.0))):
+    for place, (column, label) in enumerate((("flops", "FLOPs"), ("seconds", "seconds"))):
         axes = figure.add_subplot(1, 2, place + 1)
-        spent = np.array(cumulative_costs(content, column)) / scale
+        spent = cumulative_costs(content, column)
         axes.plot(spent, mean, "o-", color=ACCENT, label="this run", clip_on=False)
         for number, (x, y) in enumerate(zip(spent, mean, strict=True)):
             if not np.isnan(y) and len(mean) <= 12:
@@ -112,8 +113,10 @@ def accuracy_against_cost(content: dict[str, Any]) -> Figure:
                 beside = {"xytext": (6, -11 if below else 5), "textcoords": "offset points"}
                 axes.annotate(f"task {number}", (x, y), fontsize=8, **beside)
         if full.get(column):
-            _mark_full(axes, full[column] / scale)
+            _mark_full(axes, full[column])
         axes.set_xlabel(f"{label} spent on learning")
+        axes.xaxis.set_major_formatter(EngFormatter() if column == "flops" else ScalarFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # engineering units are wide
         axes.set_ylim(0, 1.05)
         axes.set_xlim(left=0)
         axes.margins(x=0.12)
