@@ -97,7 +97,8 @@ CHANGING = ("lisa", "badam", "freezeout", "autofreeze")  # those that change wit
 PAIRS = [
     (strategy, selector)
     for strategy, selector in itertools.product(STRATEGIES, SELECTORS)
-    if strategy not in FOR_PERCEPTRONS or selector not in OF_TRANSFORMERS
+    if (strategy not in FOR_PERCEPTRONS or selector not in OF_TRANSFORMERS)
+    and (strategy not in FOR_TRANSFORMERS or selector != "frozen head")  # prompts are the head's
 ]
 WHOLE = (
     "finetune",
