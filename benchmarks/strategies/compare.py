@@ -47,6 +47,7 @@ OWN: dict[str, tuple[str, tuple[float, ...]]] = {  # the number that matters mos
 MEMORY = 500  # samples, for all that keep some
 CHAINED = {"er_ace": "[replay,er_ace]", "er_aml": "[replay,er_aml]", "wa": "[replay,lwf,wa]", "bic": "[replay,lwf,bic]"}
 ONLINE = ("er_ace", "er_aml")  # their memory takes samples as they come
+GRADIENTS = 40  # a task that OGD keeps, each of the size of the net; its 200 take 2 GB a seed
 PROTOCOL = (
     "stream=split_fashion_mnist", "stream.scaling=unit", "model=mlp", "model.hidden=[256,256]", "optimizer=sgd",
     "trainer.batch_size=128", "trainer.epochs=1", "tracking=none", "figures=[]", "cost.reference_steps=0",
@@ -65,6 +66,8 @@ def settings_of(name: str) -> list[str]:
             given.append(f"strategy.{member}.per_task={MEMORY // 5}")
         if "  projection:" in keys:
             given.append(f"strategy.{member}.projection=1000")
+    if name == "ogd":
+        given.append(f"strategy.ogd.samples={GRADIENTS}")
     if name in ONLINE:
         given.append("strategy.replay.update=step")
     return given
@@ -88,6 +91,8 @@ def run(folder: Path, *arguments: str) -> str:
             try:
                 launch.main([*PROTOCOL, *arguments, f"hydra.run.dir={folder}"])
             except SystemExit as stop:
+                if stop.code in (130, 143):  # a signal: that is meant for all of it
+                    raise
                 if stop.code:
                     return (
                         said.getvalue().strip().splitlines()[-1]
@@ -143,12 +148,12 @@ def summary(contents: list[dict[str, Any]]) -> dict[str, Any]:
     """Return means over the seeds and the half width of a 95 % interval."""
     from scipy.stats import t
 
-    def spread(values: list[float]) -> tuple[float, float | None]:
-        if len(values) < 2:
-            return float(np.mean(values)), None
-        return float(np.mean(values)), float(
-            t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-        )
+    def spread(values: list[float | None]) -> tuple[float | None, float | None]:
+        known = [v for v in values if v is not None]  # one task has nothing to forget
+        if len(known) < 2:
+            return (float(known[0]) if known else None), None
+        half = t.ppf(0.975, len(known) - 1) * np.std(known, ddof=1) / len(known) ** 0.5
+        return float(np.mean(known)), float(half)
 
     learning = [[r for r in c["ledger"] if r["phase"] in results.TRAINING_PHASES] for c in contents]
     found: dict[str, Any] = {"seeds": len(contents)}

@@ -25,6 +25,7 @@ WHOLE = {
     "gem": (2, 12), "agem": (1.5, 3), "gpm": (1.01, 20), "ogd": (1.05, 20), "owm": (1.01, 20),
     "wa": (1, 1), "bic": (0.8, 1.3), "lucir": (2, 6), "il2m": (2, 5), "cwr_star": (1, 1), "slca": (1.1, 20),
     "packnet": (1.3, 1.8), "hat": (1, 1), "continual_backprop": (1, 1.01), "redo": (1, 1), "shrink_and_perturb": (1, 1),
+    "pnn": (2, 4), "osf": (1.3, 2.5), "o_lora": (1.005, 1.05),
     "ema": (1, 1), "wise_ft": (1, 1), "task_arithmetic": (1, 1), "ties": (1, 1),
     "l2p": (2, 15), "dualprompt": (1.5, 10), "coda_prompt": (1.5, 10),
     "ncm": (0.1, 0.6), "slda": (0.1, 0.9), "fecam": (0.1, 3), "ranpac": (0.1, 3), "acil": (0.1, 3),
@@ -32,7 +33,7 @@ WHOLE = {
 KEEPING_NOTHING = (
     "finetune", "partial", "frozen", "er_ace", "er_aml", "l2p", "dualprompt", "coda_prompt", "wa", "redo", "shrink_and_perturb",
 )  # fmt: skip
-BY_TASK = ("packnet", "hat", "independent")  # decide each task by itself
+BY_TASK = ("packnet", "hat", "pnn", "independent")  # decide each task by itself
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,8 @@ def test_ring_keeps_the_latest_of_each_class():
 
 def offer(buffer, labels, first=0):
     y = torch.as_tensor(labels)
-    buffer.add(batch(labels, first), np.arange(float(len(y))) if buffer.rule == "herding" else None)
+    order = {"herding": np.arange(float(len(y))), "gss": np.sin(np.arange(len(y)))}
+    buffer.add(batch(labels, first), order.get(buffer.rule))
 
 
 @pytest.mark.parametrize("rule", Buffer.RULES)
@@ -128,3 +129,32 @@ def test_a_large_reservoir_keeps_the_same_as_a_sorted_one():
     expected = 400 * 64 / 5000
     assert abs(float(held.mean()) - expected) < 1e-6
     assert float(held.var()) == pytest.approx(expected * (1 - 64 / 5000), rel=0.15)  # binomial: nobody is preferred
+
+
+def test_gss_by_hand():
+    """Algorithm 2 of the paper, said again sample by sample."""
+    rng = np.random.default_rng(0)
+    buffer = Buffer(20, "gss", 3)
+    dice = np.random.Generator(np.random.PCG64())
+    dice.bit_generator.state = buffer._keys.bit_generator.state
+    held: list[int] = []
+    scores: list[float] = []
+    for first in range(0, 200, 8):
+        cosines = rng.uniform(-1, 1, 8)
+        buffer.add(batch([0] * 8, first), cosines)
+        for number, c in enumerate(cosines + 1):
+            if len(held) < 20:
+                held.append(first + number)
+                scores.append(c)
+            elif c < 1:
+                i = dice.choice(20, p=np.array(scores) / sum(scores))
+                if dice.random() < scores[i] / (scores[i] + c):
+                    held[i], scores[i] = first + number, c
+    assert buffer.all().index.tolist() == held
+    assert np.allclose(buffer.keys, scores)
+    assert np.mean(scores) < 0.6  # unlike each other, where chance is 1
+    again = Buffer(20, "gss", 0)
+    again.load_state_dict(copy.deepcopy(buffer.state_dict()))
+    for one in (buffer, again):
+        one.add(batch([0] * 8, 300), np.full(8, -0.9))
+    assert torch.equal(buffer.all().index, again.all().index)

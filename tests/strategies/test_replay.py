@@ -6,12 +6,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
 from frostline.core.types import masked
 from frostline.loop.training import run_stream
 from frostline.strategies import Cumulative, Joint, Replay
 from frostline.streams import from_arrays
 from tests.conftest import a_step
+from tests.speed.test_together import both
 
 
 def test_within_a_task_only_older_tasks_are_replayed(digits):
@@ -114,3 +116,52 @@ def test_choosing_what_is_retrieved_is_on_the_bill_and_resumes(rule, make_run, c
     run_stream(plain)
     more = {"loss": 1.1, "mir": 1.5}[rule]
     assert sum(r.flops for r in run.meter.rows) > more * sum(r.flops for r in plain.meter.rows)
+
+
+def test_gss_likeness_by_hand_and_what_is_kept_is_unlike(make_run):
+    stream = from_arrays("digits", scenario="class", samples_per_class=30)
+    replay = Replay(capacity=30, buffer="gss", update="step", compared=7)
+    run = make_run(replay, stream=stream, epochs=1, batch_size=20)
+    own, checked = Replay.likeness, []
+
+    def watch(step):
+        drawn = []
+        draw = replay.memory.draw
+        replay.memory.draw = lambda size: drawn.append(draw(size)) or drawn[-1]
+        found = own(replay, step)
+        del replay.memory.draw
+        model, visible = copy.deepcopy(step.scope.model), step.task.visible
+
+        def gradient(batch, i):
+            model.zero_grad()
+            F.cross_entropy(masked(model(batch.x[i : i + 1]), visible), batch.y[i : i + 1]).backward()
+            return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+        if drawn:
+            others = [gradient(drawn[0], i).clone() for i in range(len(drawn[0]))]
+            for i in (0, len(step.incoming) - 1):
+                g = gradient(step.incoming, i)
+                cosines = [float(F.cosine_similarity(g, other, 0)) for other in others]
+                assert found[i] == pytest.approx(max(cosines), abs=1e-4)
+            checked.append(len(others))
+        return found
+
+    replay.likeness = watch
+    run_stream(run)
+    assert 7 in checked
+    assert replay.memory.seen == 300
+
+
+def test_gss_is_on_the_bill_and_learns_seeds_at_once_as_alone(make_run, count_every_step):
+    def make(seed=0):
+        return make_run(Replay(capacity=60, buffer="gss", update="step", seed=seed), epochs=1, seed=seed)
+
+    run = make()
+    run_stream(run)
+    assert sum(r.flops for r in run.meter.rows if r.phase == "train") == sum(count_every_step) > 0
+    both(make, seeds=(0, 1))
+
+
+def test_gss_at_a_tasks_end_is_refused():
+    with pytest.raises(UsageError, match="update=step"):
+        Replay(buffer="gss")

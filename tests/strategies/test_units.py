@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from frostline.core.checks import UsageError
+from frostline.core.columns import in_columns
 from frostline.core.scope import evaluating
 from frostline.core.structure import hidden_units
 from frostline.loop.training import run_stream
 from frostline.models import cnn, mlp
-from frostline.strategies import HAT, Chain, Finetune, ReDo
+from frostline.strategies import HAT, PNN, Chain, Finetune, ReDo
 from frostline.streams import from_arrays
 
 momentum = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
@@ -120,3 +121,62 @@ def test_redo_looks_only_now_and_then(make_run):
     run_stream(one)
     run_stream(other)
     assert one.progress.accuracy == other.progress.accuracy
+
+
+def test_pnn_answers_old_tasks_exactly_as_it_did(make_run):
+    strategy = PNN()
+    run = make_run(strategy, optimizer=momentum, epochs=10)
+    (batch,) = run.stream[0].test.batches(1000)
+    said, after = [], strategy.after_task
+
+    def note(scope, task):
+        after(scope, task)
+        with torch.no_grad(), evaluating(scope.model), strategy.serving(scope.model, run.stream[0]):
+            said.append(scope.model(batch.x))
+
+    strategy.after_task = note
+    run_stream(run)
+    assert all(torch.equal(later, said[0]) for later in said)
+    accuracy = np.array(run.progress.accuracy, dtype=float)
+    assert (accuracy[-1] == np.diag(accuracy[1:])).all()
+    assert accuracy[-1].mean() > 0.95
+    widths = [[column.in_features for column in layer.columns] for layer in in_columns(run.model)]
+    assert widths == [[64] * 5, *([[32 * (k + 1) for k in range(5)]] * 2)]
+    later = [column for layer in in_columns(run.model) for column in layer.columns[1:]]
+    assert strategy.stored_bytes() == 4 * sum(p.numel() for column in later for p in column.parameters())
+
+
+def test_pnn_by_hand(make_run):
+    """Equation 1: a column's layer takes the sum of what it makes of every column of the layer before."""
+    strategy = PNN()
+    net = mlp((5,), 3, hidden=[4, 4])
+    for index in range(2):
+        strategy.prepare(net, index)
+    one, two, head = (layer.columns for layer in in_columns(net))
+    strategy._activate(1)
+    x = torch.randn(7, 5)
+    a0, a1 = torch.relu(one[0](x)), torch.relu(one[1](x))
+    b0 = torch.relu(two[0](a0))
+    b1 = torch.relu(a0 @ two[1].weight[:, :4].T + a1 @ two[1].weight[:, 4:].T + two[1].bias)
+    torch.testing.assert_close(net(x), b0 @ head[1].weight[:, :4].T + b1 @ head[1].weight[:, 4:].T + head[1].bias)
+    net(x).sum().backward()
+    assert all(p.grad is None for columns in (one, two, head) for p in columns[0].parameters())
+
+
+def test_pnn_grows_the_same_column_for_the_same_seed():
+    nets = [mlp((5,), 3, hidden=[4]) for _ in range(2)]
+    for net in nets:
+        strategy = PNN(seed=3)
+        strategy.prepare(net, 0)
+        strategy.prepare(net, 1)
+    fresh = [list(in_columns(net)[0].columns[1].parameters()) for net in nets]
+    assert all(torch.equal(a, b) for a, b in zip(*fresh, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "scenario", "said"), [(cnn, "task", "Expected (a perceptron|such a net)"), (mlp, "class", "task")]
+)
+def test_pnn_refuses_what_it_cannot(model, scenario, said, make_run):
+    run = make_run(PNN(), model=model, stream=from_arrays("digits", scenario=scenario, samples_per_class=10))
+    with pytest.raises(UsageError, match=said):
+        run.strategy.check(run.model, run.stream)

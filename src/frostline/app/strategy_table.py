@@ -12,7 +12,8 @@ from frostline.app.config import conf_dir
 
 PAPER = re.compile(r"arXiv (\d{4}\.\d{4,5})")
 FAMILIES = (
-    "baseline", "regularisation", "replay", "gradient projection", "heads", "closed form", "architecture", "prompts",
+    "baseline", "regularisation", "replay", "gradient projection", "heads", "closed form", "architecture",
+    "prompts and adapters",
     "weight space", "plasticity",
 )  # fmt: skip
 OTHER = "other"  # of a file that names none

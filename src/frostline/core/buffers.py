@@ -34,9 +34,12 @@ class Buffer:
       (Prabhu et al. 2020, GDumb).
     - `ring`: the latest of each class, equally many of each (Chaudhry et al. 2019, arXiv 1902.10486).
     - `herding`: equally many of each class, the first in an order that whoever adds them says (Rebuffi et al. 2017).
+    - `gss`: unlike each other, by a likeness between -1 and 1 that whoever adds them says (Aljundi et al. 2019, arXiv
+      1903.08671, algorithm 2).
     """
 
-    RULES = ("reservoir", "class_balanced", "ring", "herding")
+    RULES = ("reservoir", "class_balanced", "ring", "herding", "gss")
+    ORDERED = ("herding", "gss")  # want a number a sample
 
     def __init__(self, capacity: int, rule: str = "reservoir", seed: int = 0):
         in_range("capacity", capacity, 1)
@@ -55,11 +58,14 @@ class Buffer:
         return len(self.keys)
 
     def add(self, batch: Batch, order: np.ndarray | None = None) -> None:
-        """Offer a batch; only what is kept is copied. order: for `herding`, each sample's place in its class [B]."""
+        """Offer a batch; only what is kept is copied. order: each sample's place in its class, or likeness, [B]."""
         arrivals = np.arange(self.seen, self.seen + len(batch), dtype=np.float64)
         self.seen += len(batch)
-        if (order is None) == (self.rule == "herding"):
-            raise ValueError(f"buffer={self.rule}: an order is for herding, and herding needs one")
+        if (order is None) == (self.rule in self.ORDERED):
+            raise ValueError(f"buffer={self.rule}: an order is for {' and '.join(self.ORDERED)}, which need one")
+        if order is not None and self.rule == "gss":
+            self._put(batch, *self._unlike(order + 1))
+            return
         fresh = order if order is not None else -arrivals if self.rule == "ring" else self._keys.random(len(batch))
         if self.rule == "reservoir" and len(self) == self.capacity and fresh.min(initial=np.inf) > self.highest:
             return  # none of them stays: after many samples that is nearly always so
@@ -74,17 +80,38 @@ class Buffer:
         held = len(self)
         rows = np.flatnonzero(kept[held:])
         free = np.r_[np.flatnonzero(~kept[:held]), np.arange(held, self.capacity)][: len(rows)]
-        self._write(batch, torch.from_numpy(rows), torch.from_numpy(free))
-        size = max(held, int(free.max()) + 1 if len(free) else 0)
+        self._put(batch, rows, free, fresh)
+
+    def _put(self, batch: Batch, rows: np.ndarray, slots: np.ndarray, keys: np.ndarray) -> None:
+        """Copy rows of a batch to slots, which may be the next free ones."""
+        self._write(batch, torch.from_numpy(rows), torch.from_numpy(slots))
+        size = max(len(self), int(slots.max(initial=-1)) + 1)
         self.keys, self.labels = np.resize(self.keys, size), np.resize(self.labels, size)
-        self.keys[free], self.labels[free] = fresh[rows], labels[held + rows]
+        self.keys[slots], self.labels[slots] = keys[rows], self._classes(batch)[rows]
         self.highest = float(self.keys.max(initial=-np.inf))
+
+    def _unlike(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return which samples go where: one that is like none held takes the place of one that is like others, by chance."""
+        keys, taken = list(self.keys), {}
+        for row, score in enumerate(scores):
+            slot = len(keys)
+            if slot < self.capacity:
+                keys.append(score)
+            elif score < 1:  # at an obtuse angle to all that it was held against
+                slot = int(self._keys.choice(slot, p=np.array(keys) / sum(keys)))
+                if self._keys.random() >= keys[slot] / (keys[slot] + score):
+                    continue
+                keys[slot] = score
+            else:
+                continue
+            taken[slot] = row
+        return np.array([*taken.values()], dtype=np.int64), np.array([*taken], dtype=np.int64), scores
 
     def _classes(self, batch: Batch) -> np.ndarray:
         """Return each sample's class; the rules that go by it want one label a sample."""
         if batch.y.ndim == 1 and not batch.y.is_floating_point():
             return batch.y.cpu().numpy()
-        if self.rule != "reservoir":
+        if self.rule not in ("reservoir", "gss"):
             raise UsageError(
                 f"buffer={self.rule} goes by classes, and these samples have no single one. Use reservoir."
             )

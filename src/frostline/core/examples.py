@@ -61,7 +61,7 @@ def dense_pairs(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return what each linear layer was given [B, in], and the gradients of the examples' measures at its output [B, out].
 
-    Left out are layers that saw more than one vector an example.
+    Left out are layers that saw more than one vector an example, and those that the measure has nothing to do with.
     """
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in dense}
 
@@ -84,8 +84,8 @@ def dense_pairs(
     usable = [name for name in dense if len(seen[name]) == 1 and seen[name][0][0].ndim == 2]
     if not usable:
         return {}
-    gradients = torch.autograd.grad(loss, [seen[name][0][1] for name in usable])
-    return {name: (seen[name][0][0], g) for name, g in zip(usable, gradients, strict=True)}
+    gradients = torch.autograd.grad(loss, [seen[name][0][1] for name in usable], allow_unused=True)
+    return {name: (seen[name][0][0], g) for name, g in zip(usable, gradients, strict=True) if g is not None}
 
 
 def _dense_sums(

@@ -53,7 +53,7 @@ def labelled(
     """
     one_of("labels", labels, LABELS)
     for batch in batches:
-        mask = _rows(task, batch)
+        mask = visible_rows(task, batch)
         if labels == "empirical":
             yield batch, True, batch.y, mask, None
             continue
@@ -87,11 +87,11 @@ def sensitivity(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[
     with evaluating(model):
         for batch in batches:
             count += len(batch)
-            total.add(batch, batch.y, _rows(task, batch))
+            total.add(batch, batch.y, visible_rows(task, batch))
     return total.over(count)
 
 
-def _rows(task: Task, batch: Batch) -> Tensor | None:
+def visible_rows(task: Task, batch: Batch) -> Tensor | None:
     """Return the visible classes, one row an example also where all are alike."""
     mask = task.mask(batch)
     return None if mask is None else mask.expand(len(batch), -1)

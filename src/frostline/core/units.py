@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
 from frostline.core.step import Step
-from frostline.core.structure import HiddenUnits, hidden_units
+from frostline.core.structure import HiddenUnits, head, hidden_units
 
 
 def needs_hidden_units(name: str, model: nn.Module) -> None:
@@ -18,6 +18,18 @@ def needs_hidden_units(name: str, model: nn.Module) -> None:
         raise UsageError(
             f"strategy={name}: {type(model).__name__} has no hidden layer that it knows (linear, activation, "
             "linear). Expected such a net, as model=mlp, or one with a method hidden_units()."
+        )
+
+
+def needs_perceptron(name: str, model: nn.Module) -> None:
+    """Raise UsageError for a model that has more to it than linear layers with hidden units between them, and a head."""
+    needs_hidden_units(name, model)
+    covered = {f"{unit.layer}.{kind}" for unit in hidden_units(model) for kind in ("weight", "bias")} | head(model)
+    other = sorted({name for name, _ in model.named_parameters()} - covered)
+    if other:
+        raise UsageError(
+            f"strategy={name}: {type(model).__name__} has parameters outside its hidden units and its head, "
+            f"{', '.join(other[:3])} among them. Expected a perceptron, as model=mlp; packnet takes any net."
         )
 
 

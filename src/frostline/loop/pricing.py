@@ -23,9 +23,11 @@ def step_kind(run: Run, batch: Batch) -> tuple[Hashable, ...]:
 
 @contextmanager
 def traceless(run: Run, scope: Scope) -> Iterator[None]:
-    """Put back what a step without an update goes through: the strategy, the norms, the random numbers, the gradients."""
+    """Put back what a step without an update goes through: strategy, weights, norms, random numbers, gradients."""
     strategy = copy.deepcopy(run.strategy.state_dict())
     buffers = {name: b.clone() for name, b in run.model.named_buffers()}
+    moves = run.strategy.uses("after_step")
+    weights = {name: p.detach().clone() for name, p in scope.parameters.items()} if moves else {}
     try:
         with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
             yield
@@ -34,6 +36,8 @@ def traceless(run: Run, scope: Scope) -> Iterator[None]:
         with torch.no_grad():
             for name, b in run.model.named_buffers():
                 b.copy_(buffers[name])
+            for name, value in weights.items():
+                scope.parameters[name].copy_(value)
         for p in scope.parameters.values():
             p.grad = None
 

@@ -33,9 +33,12 @@ from frostline.strategies.lucir import LUCIR
 from frostline.strategies.lwf import LwF
 from frostline.strategies.mas import MAS
 from frostline.strategies.ncm import NCM
+from frostline.strategies.o_lora import OLoRA
 from frostline.strategies.ogd import OGD
+from frostline.strategies.osf import OSF
 from frostline.strategies.owm import OWM
 from frostline.strategies.packnet import PackNet
+from frostline.strategies.pnn import PNN
 from frostline.strategies.ranpac import RanPAC
 from frostline.strategies.redo import ReDo
 from frostline.strategies.replay import Replay
@@ -68,7 +71,9 @@ __all__ = [
     "MAS",
     "NCM",
     "OGD",
+    "OSF",
     "OWM",
+    "PNN",
     "SCR",
     "SI",
     "SLCA",
@@ -92,6 +97,7 @@ __all__ = [
     "Independent",
     "Joint",
     "LwF",
+    "OLoRA",
     "PackNet",
     "RWalk",
     "RanPAC",

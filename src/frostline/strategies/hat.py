@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from frostline.core.checks import UsageError, in_range
+from frostline.core.checks import in_range
 from frostline.core.gates import allowed, moved
 from frostline.core.rng import generator
 from frostline.core.scope import Scope, holding
 from frostline.core.step import Step
-from frostline.core.structure import head, hidden_units
+from frostline.core.structure import hidden_units
 from frostline.core.types import Batch, Task, TaskStream
-from frostline.core.units import at_activations, needs_hidden_units
+from frostline.core.units import at_activations, needs_perceptron
 from frostline.strategies.base import Grads, Strategy, needs_classes, needs_task_labels
 
 
@@ -55,15 +55,7 @@ class HAT(Strategy):
     def check(self, model: nn.Module, stream: TaskStream) -> None:
         needs_classes("hat", stream)
         needs_task_labels("hat", "units", stream)
-        needs_hidden_units("hat", model)
-        units = hidden_units(model)
-        covered = {f"{unit.layer}.{kind}" for unit in units for kind in ("weight", "bias")} | head(model)
-        other = sorted({name for name, _ in model.named_parameters()} - covered)
-        if other:
-            raise UsageError(
-                f"strategy=hat: {type(model).__name__} has parameters that no gate protects, {', '.join(other[:3])} among "
-                "them. Expected a perceptron, as model=mlp, or packnet, which takes any net."
-            )
+        needs_perceptron("hat", model)
 
     def before_task(self, scope: Scope, task: Task) -> None:
         """Draw an embedding of the task's own for each layer."""

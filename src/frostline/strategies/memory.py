@@ -84,7 +84,7 @@ class Remembering(Strategy):
 class Exemplars(Remembering):
     """Learn each task's samples together with those in memory, as one set of data, as iCaRL, LUCIR and IL2M do."""
 
-    rules = Buffer.RULES
+    rules = ("reservoir", "class_balanced", "ring", "herding")
 
     capacity: int = 2000
     buffer: str = "herding"
@@ -136,7 +136,7 @@ class NearestExemplar:
 
 def needs_a_place_each(name: str, memory: Buffer, stream: TaskStream) -> None:
     """Raise UsageError where a memory is to keep equally many of each class, but has too few places or no classes to go by."""
-    if memory.rule == "reservoir":
+    if memory.rule in ("reservoir", "gss"):
         return
     needs_classes(f"{name} with buffer={memory.rule}", stream, instead=f" strategy.{name}.buffer=reservoir needs none.")
     if memory.capacity < stream.classes:
