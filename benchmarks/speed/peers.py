@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from floor import MAS_STRENGTH
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from frostline.core.torchvision_schemas import torchvision
 from frostline.core.types import TaskStream
-from frostline.strategies import EWC, Replay
+from frostline.strategies import AGEM, EWC, SI, DERpp, LwF, Replay
 from frostline.streams.datasets import DEBIAN_FASHION_MNIST
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="avalanche")
@@ -62,10 +63,8 @@ def avalanche_train(method: str, benchmark: Any, net: nn.Module, lr: float, batc
     """Train with Avalanche's own strategy, no metrics and no logging; return the seconds of its epochs and its steps."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from avalanche import training as theirs
         from avalanche.core import SupervisedPlugin
-        from avalanche.training import EWC as AvalancheEWC
-        from avalanche.training import Naive
-        from avalanche.training import Replay as AvalancheReplay
         from avalanche.training.plugins import EvaluationPlugin
 
     class Clock(SupervisedPlugin):
@@ -81,10 +80,20 @@ def avalanche_train(method: str, benchmark: Any, net: nn.Module, lr: float, batc
             self.steps += 1
 
     clock = Clock()
+    memory = {"mem_size": Replay().capacity}
     kind, extra = {
-        "finetune": (Naive, {}),
-        "replay": (AvalancheReplay, {"mem_size": Replay().capacity}),
-        "ewc": (AvalancheEWC, {"ewc_lambda": EWC().strength, "mode": "separate"}),
+        "finetune": (theirs.Naive, {}),
+        "replay": (theirs.Replay, memory),
+        "ewc": (theirs.EWC, {"ewc_lambda": EWC().strength, "mode": "separate"}),
+        "si": (theirs.SynapticIntelligence, {"si_lambda": SI().strength}),
+        "mas": (theirs.MAS, {"lambda_reg": MAS_STRENGTH}),
+        "lwf": (theirs.LwF, {"alpha": LwF().strength, "temperature": LwF().temperature}),
+        "der_pp": (
+            theirs.DER,
+            {**memory, "batch_size_mem": 2 * batch_size, "alpha": DERpp().alpha, "beta": DERpp().beta},
+        ),
+        "er_ace": (theirs.ER_ACE, {**memory, "batch_size_mem": batch_size}),
+        "agem": (theirs.AGEM, {"patterns_per_exp": AGEM().capacity // 5, "sample_size": batch_size}),
     }[method]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing will be logged is what we want

@@ -54,9 +54,14 @@ def add_products(into: Sequence[Tensor], a: Sequence[Tensor], b: Sequence[Tensor
     torch._foreach_addcmul_(list(into), list(a), list(b), value=scale)  # type: ignore[attr-defined]
 
 
-def differences(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
-    """Return a - b of each pair, in one call."""
-    return list(torch._foreach_sub(list(a), list(b)))  # type: ignore[attr-defined]
+def differences(a: Sequence[Tensor], b: Sequence[Tensor], scale: float = 1.0) -> list[Tensor]:
+    """Return a - scale * b of each pair, in one call."""
+    return list(torch._foreach_sub(list(a), list(b), alpha=scale))  # type: ignore[attr-defined]
+
+
+def products(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+    """Return a * b of each pair, in one call."""
+    return list(torch._foreach_mul(list(a), list(b)))  # type: ignore[attr-defined]
 
 
 def flags(places: Iterable[int], like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from frostline.core.checks import in_range
 from frostline.core.scope import Scope
 from frostline.core.step import Step
-from frostline.core.tensors import add_products, differences
+from frostline.core.tensors import add_products, differences, products
 from frostline.core.types import Batch, Task
 from frostline.strategies.base import Grads, Strategy
 
@@ -31,6 +31,7 @@ class Quadratic(Strategy):
 
     def __post_init__(self) -> None:
         in_range(f"strategy.{self.name}.strength", self.strength, 0)
+        self.pulls: dict[str, Tensor] = {}  # importance (theta - centre) of the latest term
 
     def recalls(self) -> bool:
         """Return whether it holds on to earlier tasks and does nothing else: it does."""
@@ -38,18 +39,17 @@ class Quadratic(Strategy):
 
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the quadratic term over the thawed weights that were there when a task ended."""
+        self.pulls = {}
         if not self.importance or not self.strength:
             return logits.new_zeros(())
         old = {name: p for name, p in step.scope.parameters.items() if name in self.importance}
+        if not old:
+            return logits.new_zeros(())
         weights = list(old.values())
-        importance, centre = ([of[name] for name in old] for of in (self.importance, self.centre))
-        return self.factor * self.strength * _Quadratic.apply(importance, centre, *weights)
-
-    def pull(self, name: str, weight: Tensor) -> Tensor | None:
-        """Return the term's gradient at a weight, None where nothing pulls at it."""
-        if name not in self.importance or not self.strength:
-            return None
-        return 2 * self.factor * self.strength * self.importance[name] * (weight - self.centre[name])
+        moved = differences([p.detach() for p in weights], [self.centre[name] for name in old])
+        pulls = products([self.importance[name] for name in old], moved)
+        self.pulls = dict(zip(old, pulls, strict=True))
+        return self.factor * self.strength * _Quadratic.apply(moved, pulls, *weights)
 
     def reads_samples(self) -> bool:
         """Say no: the penalty is about weights."""
@@ -82,8 +82,11 @@ class PathIntegral(Quadratic):
     def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
         """Note the gradients and the weights that the step is taken from."""
         self.before = [step.scope.parameters[name].detach().clone() for name in grads]
-        pulls = [self.pull(name, weight) for name, weight in zip(grads, self.before, strict=True)]
-        self.grads = {n: g if pull is None else g - pull for (n, g), pull in zip(grads.items(), pulls, strict=True)}
+        self.grads = dict(grads)
+        if old := [name for name in grads if name in self.pulls]:
+            scale = 2 * self.factor * self.strength
+            own = differences([grads[name] for name in old], [self.pulls[name] for name in old], scale)
+            self.grads.update(zip(old, own, strict=True))
         return grads
 
     def after_step(self, step: Step, batch: Batch, grads: Grads) -> None:
@@ -93,17 +96,15 @@ class PathIntegral(Quadratic):
 
 
 class _Quadratic(torch.autograd.Function):
-    """sum_i F_i (theta_i - theta*_i)^2 over lists of tensors, its gradient kept from the forward pass.
+    """sum_i F_i (theta_i - theta*_i)^2 over lists of tensors: theta - theta*, and F times that, which is its gradient's half.
 
     Autograd's own way reads and writes every weight some ten times, which on a small net is half of a training step.
     """
 
     @staticmethod
-    def forward(ctx: Any, importance: list[Tensor], centre: list[Tensor], *weights: Tensor) -> Tensor:
-        moved = [p - c for p, c in zip(weights, centre, strict=True)]
-        pull = [f * m for f, m in zip(importance, moved, strict=True)]
-        ctx.save_for_backward(*pull)
-        return torch.stack([torch.dot(m.flatten(), p.flatten()) for m, p in zip(moved, pull, strict=True)]).sum()
+    def forward(ctx: Any, moved: list[Tensor], pulls: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(*pulls)
+        return torch.stack([torch.dot(m.flatten(), p.flatten()) for m, p in zip(moved, pulls, strict=True)]).sum()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
