@@ -34,7 +34,7 @@ SCENARIOS = ("class", "task", "domain")
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 SEEDS = [0, 1, 2, 3, 4]
 OWN: dict[str, tuple[str, tuple[float, ...]]] = {  # the number that matters most: its name, two values
-    "ewc": ("strength", (10, 100)), "si": ("strength", (0.1, 1)), "mas": ("strength", (0.1, 1)),
+    "ewc": ("strength", (10, 100)), "si": ("strength", (0.1, 1)), "mas": ("strength", (0.01, 0.1)),
     "rwalk": ("strength", (0.1, 1)), "l2_sp": ("strength", (0.01, 0.1)), "l2_init": ("strength", (0.001, 0.01)),
     "lwf": ("strength", (1, 5)), "der": ("alpha", (0.1, 0.5)), "der_pp": ("alpha", (0.1, 0.5)),
     "cls_er": ("strength", (0.1, 0.5)), "fdr": ("strength", (0.5, 2)), "scr": ("temperature", (0.07, 0.2)),
@@ -47,6 +47,7 @@ OWN: dict[str, tuple[str, tuple[float, ...]]] = {  # the number that matters mos
 MEMORY = 500  # samples, for all that keep some
 CHAINED = {"er_ace": "[replay,er_ace]", "er_aml": "[replay,er_aml]", "wa": "[replay,lwf,wa]", "bic": "[replay,lwf,bic]"}
 ONLINE = ("er_ace", "er_aml")  # their memory takes samples as they come
+EPOCHS = 24  # over GDumb's memory, which are as many steps as one over a task's samples
 GRADIENTS = 40  # a task that OGD keeps, each of the size of the net; its 200 take 2 GB a seed
 PROTOCOL = (
     "stream=split_fashion_mnist", "stream.scaling=unit", "model=mlp", "model.hidden=[256,256]", "optimizer=sgd",
@@ -66,6 +67,8 @@ def settings_of(name: str) -> list[str]:
             given.append(f"strategy.{member}.per_task={MEMORY // 5}")
         if "  projection:" in keys:
             given.append(f"strategy.{member}.projection=1000")
+    if name == "gdumb":
+        given.append(f"strategy.gdumb.epochs={EPOCHS}")
     if name == "ogd":
         given.append(f"strategy.ogd.samples={GRADIENTS}")
     if name in ONLINE:

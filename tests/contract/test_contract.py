@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -67,6 +68,7 @@ OF_TRANSFORMERS = (
     "embeddings",
     "lora",
     "lisa",
+    "llama_pro",
 )
 transformer = partial(vit, patch=4, width=8, depth=2, heads=2)
 
@@ -162,6 +164,8 @@ def test_frozen_stays_bit_identical_and_every_phase_is_charged(strategy, selecto
 
     run.selector.during = spy
     run_stream(run)
+    known = [[value is None or math.isfinite(value) for value in row] for row in run.progress.loss]
+    assert all(map(all, known))
     phases = {(row.task, row.phase): row for row in run.meter.rows}
     learned = [4] if strategy == "joint" else range(5)
     trained = [0] if strategy in WITHOUT_TRAINING else learned

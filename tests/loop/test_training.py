@@ -1,15 +1,18 @@
 import copy
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 
 from frostline.core.types import masked
+from frostline.loop import evaluation
 from frostline.loop.run import Diverged
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
 from frostline.models import mlp
 from frostline.selectors import HeadOnly, LastK
+from frostline.strategies import Strategy
 from frostline.streams import from_arrays
 
 
@@ -78,6 +81,30 @@ def test_a_loss_that_is_no_number_names_task_epoch_and_step(make_run):
         run_stream(run)
     assert [saved[-1]["progress"][key] for key in ("task", "part", "step")] == [2, 0, 0]
     assert all(torch.isfinite(v).all() for v in saved[-1]["model"].values())
+
+
+def test_an_answer_that_is_no_number_is_no_accuracy(make_run):
+    """It once stood in the matrix as the share of class 0, or ended the run in a traceback of JSON's."""
+
+    class Broken(Strategy):
+        @contextmanager
+        def serving(self, model, task):
+            hook = model.register_forward_hook(lambda m, inputs, out: torch.full_like(out, torch.nan))
+            try:
+                yield
+            finally:
+                hook.remove()
+
+    with pytest.raises(Diverged, match=r"loss on the data of task 0 .* is nan, evaluated after 0 tasks"):
+        run_stream(make_run(Broken(), epochs=1))
+
+
+def test_an_infinite_loss_is_none(make_run):
+    run = make_run()
+    found = evaluation.run_columns(run, None)
+    evaluation.record(run, found, [1.0] * len(found), [float("inf")] * len(found))
+    assert run.progress.loss[-1] == [None] * 5
+    assert run.progress.accuracy[-1][0] > 0
 
 
 def test_probes_and_references_change_nothing(make_run):

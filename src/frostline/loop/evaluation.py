@@ -1,5 +1,6 @@
 """A row of the matrices: what is evaluated after a task, on which data, and among which classes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from frostline.core.types import Batch, Source, Task, TaskStream, masked
 from frostline.costs import all_paused
 from frostline.costs.flops import count_flops
 from frostline.loop.progress import Row
-from frostline.loop.run import Run
+from frostline.loop.run import Diverged, Run
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,22 @@ def operations(run: Run, work: Work, billed: Sequence[Run]) -> int:
 
 
 def record(run: Run, found: Sequence[Column], hits: Sequence[float], losses: Sequence[float]) -> None:
-    """Add the row to the run's matrices; cells that were not evaluated are None."""
+    """Add the row to the run's matrices; cells that were not evaluated are None, and so is a loss that is infinite.
+
+    Raises Diverged where what answers puts out no numbers: an accuracy of such answers would look like one.
+    """
     progress, tasks = run.progress, len(run.stream)
     targets = [int(column.objective.counted(column.source.labels).sum()) for column in found]
     right: Row = [hit / count for hit, count in zip(hits, targets, strict=True)]
-    loss: Row = [value / count for value, count in zip(losses, targets, strict=True)]
+    for column, value in zip(found, losses, strict=True):
+        if math.isnan(value):
+            data = f"task {column.task.index} ({column.task.name})" if column.task else column.key
+            raise Diverged(
+                f"The loss on the data of {data} is nan, evaluated after {len(progress.accuracy)} tasks: the net, or what the "
+                "strategy answers with, puts out values that are no numbers. A smaller optimizer.lr is the usual cure.",
+                run.folder,
+            )
+    loss: Row = [value / n if math.isfinite(value) else None for value, n in zip(losses, targets, strict=True)]
     own = len(found) - len(run.stream.suites)
     progress.accuracy.append(right[:own] + [None] * (tasks - own))
     progress.loss.append(loss[:own] + [None] * (tasks - own))

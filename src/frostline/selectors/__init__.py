@@ -7,6 +7,7 @@ from frostline.selectors.budget import Budget
 from frostline.selectors.depth import Everything, ExceptFirstK, FirstK, HeadOnly, LastK
 from frostline.selectors.freezeout import FreezeOut
 from frostline.selectors.lisa import LISA
+from frostline.selectors.llama_pro import LlamaPro
 from frostline.selectors.lora import LoRA
 from frostline.selectors.pattern import Pattern
 from frostline.selectors.rgn import RelativeGradientNorm
@@ -27,6 +28,7 @@ __all__ = [
     "FreezeOut",
     "HeadOnly",
     "LastK",
+    "LlamaPro",
     "LoRA",
     "Pattern",
     "RelativeGradientNorm",

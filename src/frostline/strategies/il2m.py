@@ -62,11 +62,14 @@ class IL2M(Exemplars):
             yield
             return
         new, known = flags(self.new, self.then), flags(self.known, self.then)
+        if task is not None and task.visible is not None and task.visible.ndim > 1:
+            known &= task.visible[task.index]
+        if not known.any():  # a task that is still to come
+            yield
+            return
         ratio = self.then / self.now * self.confidence[self.new[0]] / self.confidence
         held = ~new & (self.then > 0) & (self.now > 0)  # of a class without exemplars nothing is known
         rise = torch.where(held, ratio, 1.0).log()
-        if task is not None and task.visible is not None and task.visible.ndim > 1:
-            known &= task.visible[task.index]
         with with_head(model, Rectified(copied(model), rise, new, known)):
             yield
 
