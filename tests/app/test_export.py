@@ -28,6 +28,9 @@ def run(folder, *overrides):
     return folder
 
 
+SMALL_VIT = ("model=vit", "model.patch=4", "model.width=16", "model.depth=1", "model.heads=2")
+
+
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     return run(tmp_path_factory.mktemp("run") / "digits", "stream=split_digits", "model=cnn", "model.hidden=16")
@@ -43,9 +46,11 @@ def digits_run(tmp_path_factory):
         ["stream=split_digits", "model=mlp", "strategy=ranpac", "strategy.ranpac.projection=50"],
         ["stream=split_digits", "model=mlp", "strategy=ema"],
         ["stream=split_digits", "model=cnn", "strategy=der_pp"],
-        ["stream=split_digits", "model=vit", "model.patch=4", "model.width=16", "model.depth=1", "model.heads=2"],
+        ["stream=split_digits", *SMALL_VIT],
+        ["stream=split_digits", *SMALL_VIT, "selector=llama_pro"],
+        ["stream=split_digits", *SMALL_VIT, "strategy=o_lora", "selector.warmup_tasks=0"],
     ],
-    ids=["minilm with LoRA", "slda", "ncm", "fecam", "ranpac", "ema", "der_pp", "vit"],
+    ids=["minilm with LoRA", "slda", "ncm", "fecam", "ranpac", "ema", "der_pp", "vit", "llama_pro", "o_lora"],
 )
 def test_exported_programs_answer_as_the_run_did(overrides, tmp_path):
     """In a process that cannot import frostline, for another size of batch too."""
@@ -169,3 +174,15 @@ def test_a_net_with_prompts_between_its_layers_is_refused_and_its_weights_may_be
         export(tmp_path / "a", tmp_path / "out")
     code, errors = in_process("model.weights=a", *net, *quick, "cost.reference_steps=0", "trainer.max_steps=1")
     assert code == 0, errors
+
+
+@pytest.mark.parametrize("strategy", ["pnn", "dualprompt"])
+def test_what_a_method_put_into_the_net_is_no_traceback(strategy, tmp_path, monkeypatch):
+    """Decided task by task, such a run once passed the check and ended in load_state_dict."""
+    monkeypatch.chdir(tmp_path)
+    quick = ("stream=split_digits", "stream.scenario=task", "trainer.epochs=1", "tracking=none", "figures=[]")
+    net = ("model=mlp",) if strategy == "pnn" else SMALL_VIT
+    code, errors = in_process(f"strategy={strategy}", *net, *quick, "cost.reference_steps=0", "hydra.run.dir=a")
+    assert code == 0, errors
+    with pytest.raises(UsageError, match="put parts into the net"):
+        export(tmp_path / "a", tmp_path / "out")

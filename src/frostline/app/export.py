@@ -31,7 +31,8 @@ def export(run: Path, to: Path, program: str = "torch", allow: Sequence[str] = (
     one_of("format", program, FORMATS)
     description = _description(run)
     hint = "say so with --allow"
-    refuse_foreign(targets(description["model"]) - set(allow), str(run / weights.DESCRIPTION), hint)
+    named = targets([description["model"], description.get("selector")])
+    refuse_foreign(named - set(allow), str(run / weights.DESCRIPTION), hint)
     if description.get("between_layers") and not description["per_task"]:
         raise UsageError(
             f"{run}: its method puts prompts between the layers, which an exported program has not. Expected a run of another "
@@ -69,7 +70,15 @@ def build_model(run: Path, description: dict[str, Any]) -> nn.Module:
     model = build(DictConfig(node), shape=tuple(description["shape"]), classes=description["classes"])
     if description.get("head") is not None:  # one that was worked out takes the place of the model's own
         model.head = rebuilt(description["head"]).to(next(model.parameters()).device)
-    model.load_state_dict(weights.read(run / weights.NAME))
+    tensors = weights.read(run / weights.NAME)
+    if tensors.keys() - model.state_dict().keys() and description.get("selector"):
+        build(DictConfig(description["selector"])).prepare(model)  # added blocks
+    if other := sorted(tensors.keys() ^ model.state_dict().keys()):
+        raise UsageError(
+            f"{run}: its method put parts into the net that an exported model does not have, {other[0]} among them. Expected a "
+            "run of another method; this one goes on with frostline."
+        )
+    model.load_state_dict(tensors)
     return model.eval()
 
 

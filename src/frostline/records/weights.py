@@ -33,6 +33,7 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
     content = {
         "format": FORMAT,
         "model": config["model"],
+        "selector": config["selector"],  # it may have added blocks
         "shape": list(run.stream.shape),
         "classes": run.stream.classes,
         "stream": run.stream.name,
