@@ -21,7 +21,11 @@ NAMES = (
     "intransigence",
     "worst_case_accuracy",
     "held_out_change",
+    "anytime_accuracy",
+    "stability_gap",
+    "worst_case_within",
 )
+WITHIN = NAMES[-3:]  # of evaluations within tasks
 
 
 def matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
@@ -120,11 +124,54 @@ def held_out_change(suites: Sequence[Sequence[float | None]]) -> float:
     return float(np.mean(changes)) if changes else np.nan
 
 
+def anytime_accuracy(R: np.ndarray, within: np.ndarray) -> float:
+    """Return the mean over all evaluations, those at the ends of tasks too, of the mean accuracy on the tasks begun by then.
+
+    With evaluations at equal distances that is the area under the curve of accuracy (Koh et al. 2022, i-Blurry, A_AUC).
+    within [E, 2 + T]: the task, the steps taken, the accuracy on each task.
+    """
+    R = learned(R)
+    begun = [(int(row[0]), row[2:]) for row in within] + [(i, R[i + 1]) for i in range(R.shape[-1])]
+    return float(np.mean([row[: task + 1].mean() for task, row in begun])) if begun else np.nan
+
+
+def stability_gap(R: np.ndarray, within: np.ndarray) -> float:
+    """Return how far accuracy on an old task falls within a later one below what it was before that, at its lowest.
+
+    The mean over old tasks and later ones, negative where it never fell (De Lange et al. 2023, arXiv 2205.13452). Nothing of
+    it can be seen at the ends of tasks.
+    """
+    R, gaps = learned(R), []
+    for i in range(1, R.shape[-1]):
+        inside = within[within[:, 0] == i][:, 2 : 2 + i]
+        if len(inside):
+            gaps.append((R[i, :i] - inside.min(axis=0)).mean())
+    return float(np.mean(gaps)) if gaps else np.nan
+
+
+def worst_case_within(R: np.ndarray, within: np.ndarray) -> float:
+    """Return worst_case_accuracy with its minima over every evaluation, within tasks too, as the paper has it (WC-ACC)."""
+    R = learned(R)
+    T, lows = R.shape[-1], []
+    for j in range(T - 1):
+        inside = within[within[:, 0] > j][:, 2 + j]
+        lows.append(np.concatenate([R[j + 2 :, j], inside]).min())
+    return float(R[T, T - 1] / T + (1 - 1 / T) * np.mean(lows)) if lows else float(_mean(R[-1, :]))
+
+
 def all_metrics(
-    R: np.ndarray, reference: np.ndarray | None = None, held_out: Sequence[Sequence[float | None]] = ()
+    R: np.ndarray,
+    reference: np.ndarray | None = None,
+    held_out: Sequence[Sequence[float | None]] = (),
+    within: np.ndarray | None = None,
 ) -> dict[str, float | None]:
-    """Return every metric of one run by its name, None where it is not defined."""
-    values = {name: globals()[name](R) for name in NAMES if name not in ("intransigence", "held_out_change")}
+    """Return every metric of one run by its name, None where it is not defined.
+
+    within: evaluations within tasks, [E, 2 + T], see anytime_accuracy.
+    """
+    other = ("intransigence", "held_out_change", *WITHIN)
+    values = {name: globals()[name](R) for name in NAMES if name not in other}
+    values |= {name: np.nan if within is None else globals()[name](R, within) for name in WITHIN}
     values["intransigence"] = intransigence(R, reference)
     values["held_out_change"] = held_out_change(held_out)
     return {name: None if np.isnan(values[name]) else float(values[name]) for name in NAMES}

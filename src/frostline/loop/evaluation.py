@@ -11,6 +11,7 @@ from torch import Tensor
 
 from frostline.core.checks import UsageError
 from frostline.core.objectives import Objective
+from frostline.core.rng import generator
 from frostline.core.scope import evaluating
 from frostline.core.types import Batch, Source, Task, TaskStream, masked
 from frostline.costs import all_paused
@@ -96,6 +97,29 @@ def evaluate_alone(run: Run, moment: int | None, read: Reader = plainly) -> None
                 sums.append(_tally(run, column, read))
         hits, losses = (torch.stack(part).tolist() for part in zip(*sums, strict=True))
         record(run, found, hits, losses)
+
+
+def evaluate_within(run: Run, task: int) -> None:
+    """Evaluate a run in the middle of a task, on that task and those before it, as its strategy would answer now."""
+    samples, settings = run.settings.evaluate_samples, run.settings
+    with run.meter.phase("evaluate", task), evaluating(run.model), torch.no_grad(), run.casting():
+        sums, counts = [], []
+        for earlier in run.stream.tasks[: task + 1]:
+            source = evaluation_data(earlier, settings.evaluate_on)
+            order = torch.randperm(len(source), generator=generator("within", earlier.index))[:samples]
+            column = Column("", source, run.stream.visible_at(task, earlier.index), earlier.objective, earlier)
+            with run.strategy.serving(run.model, earlier):
+                sums.append(_tally(run, column, partial(_some, order=order))[0])
+            counts.append(int(earlier.objective.counted(source.labels[order]).sum()))
+        hits = torch.stack(sums).tolist()
+    right: Row = [hit / count for hit, count in zip(hits, counts, strict=True)]
+    steps = run.meter.spent()[0]
+    run.progress.within.append([float(task), float(steps), *right, *[None] * (len(run.stream) - task - 1)])
+
+
+def _some(run: Run, column: Column, order: Tensor) -> Iterator[Work]:
+    for batch in column.source.batches(run.eval_batch_size, order):
+        yield Work(batch, partial(run.model, batch.x))
 
 
 def _tally(run: Run, column: Column, read: Reader) -> tuple[Tensor, Tensor]:

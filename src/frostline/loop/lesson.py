@@ -1,6 +1,7 @@
 """Lesson: one run learning one part of a task, and how far it is."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -26,6 +27,7 @@ class Lesson:
         self.fresh = run.progress.change is None  # not one that a checkpoint was taken in the middle of
         self.first = self.fresh and run.progress.part == 0
         self.entrance: Entrance
+        self.lookout: Any = None  # who looks up from the steps, once they have begun
         self.closed = not self.total  # every step taken, and the bill of the last stretch made out
 
     @property

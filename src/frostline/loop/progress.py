@@ -13,7 +13,7 @@ from frostline.costs import Reference
 from frostline.selectors.base import Change
 
 Row = list[float | None]
-MATRICES = ("accuracy", "loss")  # they grow with the square of the tasks
+MATRICES = ("accuracy", "loss", "within")  # they grow with the square of the tasks
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Progress:
     trained in the open task. seen: samples of all training steps so far, by the shape of the model. plain: those that plain
     fine-tuning would have seen, each task's own data in every pass. references: what full fine-tuning takes for one, likewise.
     state_bytes: gradients and optimizer state, a task each. optimizer_memory: the optimizer's state of parameters that are
-    not in it now.
+    not in it now. within: a row for each evaluation within a task: the task, the steps taken, the accuracy on each.
     """
 
     prepared: int = 0
@@ -37,6 +37,7 @@ class Progress:
     trained: list[str] = field(default_factory=list)
     accuracy: list[Row] = field(default_factory=list)
     loss: list[Row] = field(default_factory=list)
+    within: list[Row] = field(default_factory=list)
     held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class Progress:
         return cls(
             **{
                 **state,
-                **{name: _rows(state[name]) for name in MATRICES},
+                **{name: _rows(state[name]) for name in MATRICES if name in state},
                 "change": None if change is None else Change(frozenset(change[0]), change[1], change[2]),
                 "references": {shape: Reference(**values) for shape, values in state["references"].items()},
             }

@@ -38,6 +38,8 @@ class TrainerConfig:
     fused: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
+    evaluate_every: int | None = None
+    evaluate_samples: int | None = None
     sam: float = 0.0
     clip: float | None = None
     checkpoint_every_s: float = 60.0
@@ -49,7 +51,15 @@ class TrainerConfig:
 
     def check(self) -> None:
         """Raise UsageError for a value that cannot be."""
-        for name in ("epochs", "batch_size", "max_steps", "eval_batch_size", "threads"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "max_steps",
+            "eval_batch_size",
+            "threads",
+            "evaluate_every",
+            "evaluate_samples",
+        ):
             most = 4 * max(16, os.cpu_count() or 1) if name == "threads" else math.inf  # far more crash in OpenMP
             in_range(f"trainer.{name}", getattr(self, name), 1, most, whole=True)
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views", "sam"):

@@ -12,7 +12,7 @@ from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
 from frostline.costs import all_paused
 from frostline.loop.backend import Engine
-from frostline.loop.evaluation import record_nothing
+from frostline.loop.evaluation import evaluate_within, record_nothing
 from frostline.loop.interrupts import STOP, Ended
 from frostline.loop.lesson import Lesson
 from frostline.loop.optimizing import close_optimizer, rates_change
@@ -20,7 +20,7 @@ from frostline.loop.plain import Alone
 from frostline.loop.pricing import StepCounter, count_plain
 from frostline.loop.run import Run, take_checkpoints
 from frostline.loop.stepping import take_step
-from frostline.loop.watching import Lookout
+from frostline.loop.watching import Lookout, lookout
 
 
 def run_stream(*runs: Run) -> None:
@@ -71,7 +71,8 @@ def learn_task(runs: Sequence[Run], index: int) -> None:
 def learn(lessons: Sequence[Lesson]) -> None:
     """Choose what thaws and train it stretch by stretch.
 
-    A stretch is what a selector leaves unchanged: the whole task for most, some steps for those that change their mind.
+    A stretch is what a selector leaves unchanged: the whole task for most, some steps for those that change their mind. It
+    also ends where there is something to evaluate within a task; then nothing changes but that.
     """
     for lesson in lessons:
         with lesson.run.drawing():
@@ -84,6 +85,10 @@ def learn(lessons: Sequence[Lesson]) -> None:
                 kinds.setdefault(lesson.run.backend.alike(lesson), []).append(lesson)
         for alike in kinds.values():
             _train_stretch(alike)
+            for lesson in alike:
+                if _due(lesson):
+                    with lesson.run.drawing():
+                        evaluate_within(lesson.run, lesson.run.progress.task)
     for lesson in lessons:
         with lesson.run.drawing():
             lesson.end_part()
@@ -130,7 +135,7 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
     """Train the lessons' scopes, which have the same names, until a selector thaws another or the task ends."""
     runs, progress = [lesson.run for lesson in lessons], lessons[0].run.progress
     counters = [StepCounter(lesson, scope, Alone(lesson, scope)) for lesson, scope in zip(lessons, scopes, strict=True)]
-    looks = [Lookout(lesson) for lesson in lessons]
+    looks = [lookout(lesson) for lesson in lessons]
     varying = any(map(rates_change, lessons))
     for run in runs[1:]:  # equal models: counted once
         run.step_flops = runs[0].step_flops
@@ -150,6 +155,8 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
             run.progress.step += 1
         if progress.step == lessons[0].change.until and not lessons[0].done and _ask_again(lessons, scopes, engine):
             break
+        if _due(lessons[0]):
+            break
         if STOP.asked or time.monotonic() >= looks[0].next:
             _look(runs, looks, engine)
     engine.close()
@@ -158,6 +165,12 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
     for lesson, scope, look in zip(lessons, scopes, looks, strict=True):
         look.check()
         close_optimizer(lesson, scope)
+
+
+def _due(lesson: Lesson) -> bool:
+    """Tell whether to evaluate now, in the middle of a task; where it ends it is evaluated anyway."""
+    every, step = lesson.run.settings.evaluate_every, lesson.run.progress.step
+    return every is not None and step % every == 0 and not lesson.done
 
 
 def _price(counters: Sequence[StepCounter], batches: Sequence, engine: Engine) -> None:

@@ -64,3 +64,10 @@ class Lookout:
                 f"A smaller optimizer.lr {self._strengths()}is the usual cure.",
                 self.run.folder,
             )
+
+
+def lookout(lesson: Lesson) -> Lookout:
+    """Return the lesson's lookout; stretches may be shorter than the time between two looks."""
+    if lesson.lookout is None:
+        lesson.lookout = Lookout(lesson)
+    return lesson.lookout

@@ -23,7 +23,7 @@ from frostline.loop.progress import Progress, Row
 
 SCHEMA = "frostline.result/2"
 READABLE = ("frostline.result/1", SCHEMA)
-NAME = "result.json"
+NAME, WITHIN = "result.json", "within.csv"
 REQUIRED = {
     "status": str, "config": dict, "seed": int, "stream": dict, "accuracy": list, "metrics": dict, "ledger": list,
     "totals": dict, "full_finetuning": dict, "training_state": list, "prefix_cache": list,
@@ -114,8 +114,11 @@ def result(
             name: {key: values + [None] * (len(stream) + 1 - len(values)) for key, values in suite.items()}
             for name, suite in progress.held_out.items()
         },
+        "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
         "metrics": metrics.all_metrics(
-            metrics.matrix(rows), held_out=[suite["accuracy"] for suite in progress.held_out.values()]
+            metrics.matrix(rows),
+            held_out=[suite["accuracy"] for suite in progress.held_out.values()],
+            within=metrics.matrix(progress.within) if progress.within else None,
         ),
         "ledger": [dict(vars(row)) for row in meter.rows],
         "totals": totals(meter.rows),
@@ -157,7 +160,7 @@ def against_full(meter: CostMeter, progress: Progress, saw_everything: bool) -> 
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
-    """Write the result and its two spreadsheets."""
+    """Write the result and its spreadsheets."""
     with atomic_write(folder / "ledger.csv") as f:
         table = csv.DictWriter(f, COLUMNS)
         table.writeheader()
@@ -167,6 +170,11 @@ def write(folder: Path, content: dict[str, Any]) -> None:
         lines.writerow(["after", *content["stream"]["tasks"]])
         for i, row in enumerate(content["accuracy"]):
             lines.writerow(["untrained" if i == 0 else content["stream"]["tasks"][i - 1], *row])
+    if content.get("within"):
+        with atomic_write(folder / WITHIN) as f:
+            lines = csv.writer(f)
+            lines.writerow(["task", "steps_taken", *content["stream"]["tasks"]])
+            lines.writerows([int(task), int(steps), *row] for task, steps, *row in content["within"])
     with atomic_write(folder / NAME) as f:
         # A line a key: json's own indent is ten times slower. No newline at the end: cut off, it would not be missed.
         lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]

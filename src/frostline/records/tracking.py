@@ -87,7 +87,9 @@ class WandbTracker(Observer):
             values: dict[str, Any] = {"task": index}
             rows = run.progress.accuracy
             padded = rows + [[None] * len(run.stream)] * (len(run.stream) + 1 - len(rows))
-            values |= {k: v for k, v in metrics.all_metrics(metrics.matrix(padded)).items() if v is not None}
+            within = metrics.matrix(run.progress.within) if run.progress.within else None
+            found = metrics.all_metrics(metrics.matrix(padded), within=within)
+            values |= {k: v for k, v in found.items() if v is not None}
             values |= {f"accuracy/task_{j}": a for j, a in enumerate(rows[-1]) if a is not None}
             for name, suite in run.progress.held_out.items():
                 values |= {f"held_out/{name}/{key}": v[-1] for key, v in suite.items() if v[-1] is not None}

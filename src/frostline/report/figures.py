@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, ScalarFormatter
@@ -24,6 +25,8 @@ def run_figures(folder: Path, content: dict[str, Any], kinds: Sequence[str] = ("
     figures = {"accuracy_matrix": accuracy_matrix(content), "accuracy_against_cost": accuracy_against_cost(content)}
     if rows := curve.read(folder / curve.NAME):
         figures["learning_curve"] = learning_curve(content, rows)
+    if content.get("within"):
+        figures["accuracy_within"] = accuracy_within(content)
     for name, figure in figures.items():
         save_figure(figure, target / name, kinds)
 
@@ -84,6 +87,41 @@ def learning_curve(content: dict[str, Any], rows: Sequence[dict[str, Any]]) -> F
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("steps")
+    figure.suptitle(f"{content['stream']['name']}: {' + '.join(content['config']['strategy'])}")
+    return figure
+
+
+def accuracy_within(content: dict[str, Any]) -> Figure:
+    """Return the accuracy on each task by the steps taken, within tasks too; a faint line where a task begins."""
+    names = content["stream"]["tasks"]
+    ends = np.cumsum(
+        [
+            sum(r["steps"] for r in content["ledger"] if r["task"] == t and r["phase"] == "train")
+            for t in range(len(names))
+        ]
+    )
+    R = metrics.matrix(content["accuracy"])
+    points = [(steps, row) for _, steps, *row in metrics.matrix(content["within"])]
+    points = sorted([*points, *zip(ends, R[1:], strict=True)], key=lambda point: point[0])
+    figure = Figure(figsize=(8.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(names)))
+    for j, (name, shade) in enumerate(zip(names, shades, strict=True)):
+        begins = ends[j - 1] if j else 0
+        known = [(steps, row[j]) for steps, row in points if steps > begins and not np.isnan(row[j])]
+        if known:
+            axes.plot(*zip(*known, strict=True), ".-", color=shade, linewidth=1, markersize=3, label=f"task {name}")
+    axes.vlines(
+        ends[:-1], 0, 1, transform=axes.get_xaxis_transform(), color=FAINT, linewidth=0.8, linestyle=":", zorder=0
+    )
+    axes.set_xlabel("steps")
+    axes.set_ylabel("test accuracy")
+    axes.set_ylim(0, 1.05)
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(names) <= 12:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     figure.suptitle(f"{content['stream']['name']}: {' + '.join(content['config']['strategy'])}")
     return figure
 

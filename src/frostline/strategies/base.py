@@ -49,7 +49,7 @@ class Strategy:
         return [task]
 
     def before_task(self, scope: Scope, task: Task) -> None:
-        """Get ready; the scope with which the task begins is known and thawed. After a resume within it called once more."""
+        """Get ready; the scope with which the task begins is known and thawed. Not called again after a resume within it."""
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Look at what is about to train; called before its first step, and after a resume once more."""

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
 from frostline.core.columns import Columns, in_columns
 from frostline.core.rng import generator
-from frostline.core.scope import Scope
 from frostline.core.tensors import tensor_bytes
 from frostline.core.types import Task, TaskStream
 from frostline.core.units import needs_perceptron
@@ -28,10 +27,8 @@ class PNN(Strategy):
 
     name: ClassVar[str] = "pnn"
     steady = False
-    keeps = ("learned",)
 
     seed: int = 0
-    learned: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._layers: list[Columns] = []
@@ -57,16 +54,12 @@ class PNN(Strategy):
     @contextmanager
     def serving(self, model: nn.Module, task: Task | None) -> Iterator[None]:
         """Decide a task with its own column, what comes later or is no task with the latest."""
-        now, latest = self._layers[0].active, max(self.learned - 1, 0)
+        now, latest = self._layers[0].active, len(self._layers[0].columns) - 1
         self._activate(latest if task is None else min(task.index, latest))
         try:
             yield
         finally:
             self._activate(now)
-
-    def after_task(self, scope: Scope, task: Task) -> None:
-        """Note that the task is learned."""
-        self.learned = task.index + 1
 
     def stored_bytes(self) -> int:
         """Return the bytes of the columns after the first."""
