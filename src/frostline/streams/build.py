@@ -14,9 +14,11 @@ from frostline.core.digests import remember, row_digests
 from frostline.core.rng import generator
 from frostline.core.sources import TensorSource
 from frostline.core.types import Source, Task, TaskStream
+from frostline.streams.arrival import Arrival
 from frostline.streams.datasets import DataSet, load
 from frostline.streams.groups import class_groups
 
+TASK_BY_TASK = Arrival()
 KINDS = ("split", "permuted", "rotated")
 SCENARIOS = ("class", "task", "domain")
 MakeSource = Callable[[bool, Tensor, Tensor, int], Source]  # (train?, rows, labels, task) -> source
@@ -38,6 +40,7 @@ def from_arrays(
     scaling: str = "standard",
     data_root: str = "data",
     download: bool = False,
+    arrival: Arrival = TASK_BY_TASK,
     seed: int = 0,
     device: str = "cpu",
 ) -> TaskStream:
@@ -49,15 +52,19 @@ def from_arrays(
     place within the task with the task unknown. class_order: 'natural', 'random' (by seed) or a list of classes.
     validation: share of each task's training samples held out. samples_per_*: training samples kept;
     test_samples_per_class: test samples kept. online: the
-    trainer may pass over the data only once. scaling: of the pixels, see datasets.load.
+    trainer may pass over the data only once. scaling: of the pixels, see datasets.load. arrival: how samples come.
     """
     one_of("stream.kind", kind, KINDS)
     in_range("stream.tasks", tasks, 1)
     in_range("stream.max_angle", max_angle, 0, 360)
     if kind != "split" and classes_per_task is not None:
         raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
+    arrival.check(scenario, kind)
     data = _shared(dataset, data_root, download, scaling)
-    groups = class_groups(data.classes, tasks, classes_per_task, class_order, seed, repeat=kind != "split")
+    if kind == "split":
+        groups = arrival.groups(data.classes, tasks, classes_per_task, class_order, seed)
+    else:
+        groups = class_groups(data.classes, tasks, None, class_order, seed, repeat=True)
     transforms: list[Callable[[Tensor], Tensor] | None] = [None] * len(groups)
     if kind == "permuted":
         pixels = data.x_train[0].numel()
@@ -69,7 +76,7 @@ def from_arrays(
     return assemble(
         f"{kind}_{dataset}", groups, scenario, data.y_train, data.y_test, make, tuple(data.x_train.shape[1:]), device,
         validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
-        test_samples_per_class=test_samples_per_class, online=online, seed=seed,
+        test_samples_per_class=test_samples_per_class, online=online, seed=seed, arrival=arrival,
     )  # fmt: skip
 
 
@@ -126,35 +133,51 @@ def assemble(
     online: bool = False,
     seed: int = 0,
     names: Sequence[str] = (),
+    arrival: Arrival = TASK_BY_TASK,
 ) -> TaskStream:
     """Return the stream of `groups` of classes: label maps, visible classes, training subsets, validation shares.
 
     validation: the share of each class that is held out, of which at least one sample stays. names: of the classes.
+    arrival: how samples come, see there; where a class comes in several tasks, a task's test data are those of its own.
     """
     one_of("stream.scenario", scenario, SCENARIOS)
     in_range("stream.validation", validation, 0, 0.9)
     in_range("stream.samples_per_class", samples_per_class, 1)
     in_range("stream.samples_per_task", samples_per_task, 1)
     in_range("stream.test_samples_per_class", test_samples_per_class, 1)
-    labels, classes = _label_maps(groups, scenario)
+    arrival.check(scenario)
+    keep = arrival.kept(y_train, groups, seed)
+    dealt = None if arrival.by_tasks else arrival.deal(y_train, keep, groups, samples_per_class, seed)
+    if dealt is None:
+        labels, classes = _label_maps(groups, scenario)
+        present = groups
+    else:
+        present = [y_train[rows].unique().tolist() for rows in dealt.rows]
+        labels, classes = present, max(c for group in groups for c in group) + 1
+        groups = dealt.own
     visible = visible_classes(labels, classes, scenario, device)
     several = len({tuple(group) for group in groups}) > 1
     tasks = []
     for t, group in enumerate(groups):
-        train = _pick(y_train, group, samples_per_class, samples_per_task, seed, t)
+        if dealt is None:
+            train = _pick(y_train, group, samples_per_class, samples_per_task, seed, t, keep)
+        else:
+            train = dealt.rows[t][:samples_per_task]
         test = _pick(y_test, group, test_samples_per_class, None, seed, t)
         if not len(train) or not len(test):
             raise UsageError(f"Task {t} with classes {group} has {len(train)} training and {len(test)} test samples.")
         held = _held_out(y_train[train], validation)
         held_out, train = train[held], train[~held]
         rename = torch.full((int(max(y_train.max(), y_test.max())) + 1,), -1)
-        rename[torch.tensor(group)] = torch.tensor(labels[t])
+        rename[torch.tensor(present[t])] = torch.tensor(labels[t])
+        if dealt is not None:
+            rename[torch.tensor(group)] = torch.tensor(group)
         tasks.append(
             Task(
                 index=t,
                 name=f"{t}: {_span(group, names)}" if several else f"{t}",
                 classes=tuple(sorted(labels[t])),
-                train=make(True, train, rename[y_train[train]], t),
+                train=make(True, train, arrival.labelled(rename[y_train[train]], labels[t], seed, t), t),
                 test=make(False, test, rename[y_test[test]], t),
                 validation=make(True, held_out, rename[y_train[held_out]], t) if len(held_out) else None,
                 visible=visible[t],
@@ -186,9 +209,18 @@ def visible_classes(labels: list[list[int]], classes: int, scenario: str, device
     return list((own.cumsum(0) > 0).to(device))
 
 
-def _pick(y: Tensor, group: list[int], per_class: int | None, per_task: int | None, seed: int, task: int) -> Tensor:
-    """Return the rows of the task's classes in a random order that depends on (seed, task) alone."""
-    rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
+def _pick(
+    y: Tensor,
+    group: list[int],
+    per_class: int | None,
+    per_task: int | None,
+    seed: int,
+    task: int,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Return the rows of the task's classes, of those kept, in a random order that depends on (seed, task) alone."""
+    own = torch.isin(y, torch.tensor(group))
+    rows = (own if keep is None else own & keep).nonzero().squeeze(1)
     rows = rows[torch.randperm(len(rows), generator=generator(seed, "subset", task))]
     if per_class is not None:
         rows = torch.cat([rows[y[rows] == c][:per_class] for c in group])

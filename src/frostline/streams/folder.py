@@ -15,10 +15,10 @@ from frostline.core.loaders import LoaderSource
 from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
 from frostline.costs.memory import needs_room
-from frostline.streams.build import assemble
+from frostline.streams.arrival import Arrival
+from frostline.streams.build import TASK_BY_TASK, assemble
 from frostline.streams.columns import natural
 from frostline.streams.frames import hugging_face, is_hugging_face
-from frostline.streams.groups import class_groups
 
 HEAD = 4096  # bytes of an image that its digest reads
 CHECKED = 20_000  # images up to which each is opened before training
@@ -44,6 +44,7 @@ def image_folder(
     samples_per_task: int | None = None,
     test_samples_per_class: int | None = None,
     online: bool = False,
+    arrival: Arrival = TASK_BY_TASK,
     seed: int = 0,
     device: str = "cpu",
 ) -> TaskStream:
@@ -55,9 +56,10 @@ def image_folder(
     data_root may also be a data set of Hugging Face's with a column of images and one of classes, a folder or a name.
     workers: processes that read, None for as many as pay on this machine. scaling: of the pixels, as the model was trained:
     'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1). in_memory: read every image once, before training,
-    and keep it on the device that learns.
+    and keep it on the device that learns. arrival: how samples come.
     """
     one_of("stream.scaling", scaling, SCALINGS)
+    arrival.check(scenario)
     in_range("stream.image_size", image_size, 1)
     in_range("stream.workers", workers, 0, whole=True)
     sets = _open(Path(data_root).expanduser(), image_size, scaling)
@@ -82,11 +84,12 @@ def image_folder(
     source = held if in_memory else loader
 
     y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
-    groups = class_groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
+    groups = arrival.groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
     return assemble(
         "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
         validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
         test_samples_per_class=test_samples_per_class, online=online, seed=seed, names=sets[True].classes,
+        arrival=arrival,
     )  # fmt: skip
 
 
