@@ -187,18 +187,25 @@ def huggingface(
     if not (Path(path) / "config.json").is_file():
         raise UsageError(f"model.path={path!r}: expected a folder with a config.json and model.safetensors.")
     logging.disable_progress_bar()  # a bar for a second's work
-    config = AutoConfig.from_pretrained(path, local_files_only=True)
-    for key in DROPOUTS:
-        if hasattr(config, key):
-            setattr(config, key, dropout)
-    more: dict[str, Any] = {"config": config, "local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
     try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        for key in DROPOUTS:
+            if hasattr(config, key):
+                setattr(config, key, dropout)
+        more: dict[str, Any] = {
+            "config": config,
+            "local_files_only": True,
+            "use_safetensors": True,
+            "dtype": torch.float32,
+        }
         net = (
             AutoModel.from_pretrained(path, attn_implementation="sdpa", **more)
             if pretrained
             else AutoModel.from_config(config, attn_implementation="sdpa")
         )
-    except Exception as error:  # an unknown family, missing or damaged weights, no fused attention
+    except (
+        Exception
+    ) as error:  # an unknown family, a config that is none, missing or damaged weights, no fused attention
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"model.path={path!r}: {type(error).__name__}: {reason} Here {FAMILIES}.") from error
     named = {id(t): n for n, t in (*net.named_parameters(), *net.named_buffers())}
