@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator
 
 from frostline.core.files import atomic_write
 
@@ -39,19 +40,27 @@ def frontier(rows: list[dict[str, Any]], path: Path) -> None:
                 row["strategy"], (row["tflops"] * 1e12, row["average_accuracy"]), xytext=(5, -11 if number % 2 else 5),
                 textcoords="offset points", fontsize=8,
             )  # fmt: skip
+        taken = [(np.log10(row["tflops"]), row["average_accuracy"]) for row in line]
         named = [
             row
             for row in own
             if row["strategy"] in ("finetune", "ewc", "lwf", "gem", "joint", "cumulative") and row not in line
         ]
         for row in named:
+            at = (np.log10(row["tflops"]), row["average_accuracy"])
+            if any(abs(at[0] - x) < 0.3 and abs(at[1] - y) < 0.04 for x, y in taken):
+                continue  # it would stand on another name
+            taken.append(at)
             axes.annotate(
                 row["strategy"], (row["tflops"] * 1e12, row["average_accuracy"]), xytext=(5, -3), textcoords="offset points",
                 fontsize=7, color="0.4",
             )  # fmt: skip
         axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(LogLocator(subs=(0.2, 0.5)))
         axes.xaxis.set_major_formatter(EngFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_minor_formatter(EngFormatter())
+        axes.tick_params(axis="x", which="both", labelsize=8)
+        axes.set_ylim(top=min(1.02, axes.get_ylim()[1]))
         axes.set_xlabel("FLOPs spent on learning")
         axes.set_title(f"{scenario}-incremental", fontsize=10)
         axes.grid(alpha=0.25)

@@ -13,12 +13,14 @@ from frostline.core.structure import parameter_of
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode for the block, then give every module its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    if any(training for _, training in modes):
+        model.eval()
     try:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:  # setting a module's attribute takes longer than looking
+                module.training = training
 
 
 class Scope:

@@ -56,7 +56,7 @@ class LwF(Strategy):
         counts = step.task.objective.counted(batch.y)
         places = [group if len(group) else slice(None) for group in self.groups]
         terms = [self._divergence(step.raw[..., place], old[..., place]) for place in places]
-        each = torch.stack(terms).sum(0)
+        each = terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
         scale = self.strength * (self.temperature**2 if self.rescale else 1.0)
         return scale * (each * counts).sum() / counts.sum()
 
