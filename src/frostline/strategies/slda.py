@@ -39,19 +39,17 @@ class SLDA(ClosedForm):
             self.counts, self.means = z.new_zeros(classes), z.new_zeros(classes, z.shape[1])
             self.scatter = z.new_zeros(z.shape[1], z.shape[1])
         order = y.argsort(stable=True)
-        back = order.argsort()
-        z_sorted, y_sorted = z[order], y[order]
+        z_sorted, y_sorted = z.index_select(0, order), y.index_select(0, order)
         came = torch.zeros_like(self.counts).index_add(0, y, torch.ones_like(z[:, 0]))
         first = (came.cumsum(0) - came)[y_sorted].long()  # where each sample's class begins
         place = torch.arange(len(y), device=y.device) - first
-        before = torch.cat([torch.zeros_like(z[:1]), z_sorted.cumsum(0)])  # sums of all samples before each
-        own = before[:-1] - before[first]  # sums of those of its class
+        sums = z_sorted.T.contiguous().cumsum(1).T  # along the rows it is four times as fast
+        before = torch.cat([torch.zeros_like(z[:1]), sums])  # sums of all samples before each
+        own = before[:-1] - before.index_select(0, first)  # sums of those of its class
         count = self.counts[y_sorted] + place
-        running = (self.means[y_sorted] * self.counts[y_sorted, None] + own) / count.clamp(min=1)[:, None]
-        deviation = (z_sorted - running)[back]
-        number = (count[back] if self.covariance == "pooled" else self.seen + torch.arange(len(y), device=y.device)).to(
-            z.dtype
-        )
+        known = (self.means * self.counts[:, None]).index_select(0, y_sorted)
+        deviation = z_sorted - (known + own) / count.clamp(min=1)[:, None]
+        number = (count if self.covariance == "pooled" else self.seen + order).to(z.dtype)
         self.scatter = self.scatter + deviation.T @ (deviation * (number / (number + 1))[:, None])
         sums = torch.zeros_like(self.means).index_add(0, y, z)
         total = self.counts + came
