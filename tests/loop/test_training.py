@@ -102,7 +102,8 @@ def test_an_answer_that_is_no_number_is_no_accuracy(make_run):
 def test_an_infinite_loss_is_none(make_run):
     run = make_run()
     found = evaluation.run_columns(run, None)
-    evaluation.record(run, found, [1.0] * len(found), [float("inf")] * len(found))
+    said = [evaluation.Said(torch.ones(len(c.source), dtype=torch.bool), torch.tensor(torch.inf), None) for c in found]
+    evaluation.record(run, found, said)
     assert run.progress.loss[-1] == [None] * 5
     assert run.progress.accuracy[-1][0] > 0
 

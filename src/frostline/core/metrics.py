@@ -21,6 +21,8 @@ NAMES = (
     "intransigence",
     "worst_case_accuracy",
     "held_out_change",
+    "task_aware_accuracy",
+    "negative_flip_rate",
     "anytime_accuracy",
     "stability_gap",
     "worst_case_within",
@@ -124,6 +126,15 @@ def held_out_change(suites: Sequence[Sequence[float | None]]) -> float:
     return float(np.mean(changes)) if changes else np.nan
 
 
+def negative_flip_rate(flips: Sequence[Sequence[int]]) -> float:
+    """Return the share of test targets of earlier tasks that were right before a task and are wrong after it.
+
+    The mean over tasks (Yan et al. 2021, arXiv 2011.09161): what a user of the model sees break, however much else mends.
+    flips: for each task but the first, how many became wrong, how many right, and of how many.
+    """
+    return float(np.mean([lost / count for lost, _, count in flips])) if len(flips) else np.nan
+
+
 def anytime_accuracy(R: np.ndarray, within: np.ndarray) -> float:
     """Return the mean over all evaluations, those at the ends of tasks too, of the mean accuracy on the tasks begun by then.
 
@@ -164,14 +175,19 @@ def all_metrics(
     reference: np.ndarray | None = None,
     held_out: Sequence[Sequence[float | None]] = (),
     within: np.ndarray | None = None,
+    aware: np.ndarray | None = None,
+    flips: Sequence[Sequence[int]] = (),
 ) -> dict[str, float | None]:
     """Return every metric of one run by its name, None where it is not defined.
 
-    within: evaluations within tasks, [E, 2 + T], see anytime_accuracy.
+    within: evaluations within tasks, [E, 2 + T], see anytime_accuracy. aware: R where samples say which task they are of.
+    flips: see negative_flip_rate.
     """
-    other = ("intransigence", "held_out_change", *WITHIN)
+    other = ("intransigence", "held_out_change", "task_aware_accuracy", "negative_flip_rate", *WITHIN)
     values = {name: globals()[name](R) for name in NAMES if name not in other}
     values |= {name: np.nan if within is None else globals()[name](R, within) for name in WITHIN}
     values["intransigence"] = intransigence(R, reference)
     values["held_out_change"] = held_out_change(held_out)
+    values["task_aware_accuracy"] = np.nan if aware is None else average_accuracy(aware)
+    values["negative_flip_rate"] = negative_flip_rate(flips)
     return {name: None if np.isnan(values[name]) else float(values[name]) for name in NAMES}

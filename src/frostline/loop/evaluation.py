@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from frostline.core.checks import UsageError
-from frostline.core.objectives import Objective
+from frostline.core.objectives import Classification, Objective
 from frostline.core.rng import generator
 from frostline.core.scope import evaluating
 from frostline.core.types import Batch, Source, Task, TaskStream, masked
 from frostline.costs import all_paused
 from frostline.costs.flops import count_flops
-from frostline.loop.progress import Row
+from frostline.loop.progress import Progress, Row
 from frostline.loop.run import Diverged, Run
 
 
@@ -90,13 +90,19 @@ def plainly(run: Run, column: Column) -> Iterator[Work]:
 def evaluate_alone(run: Run, moment: int | None, read: Reader = plainly) -> None:
     """Evaluate one run, as its strategy serves, and add the row."""
     with run.meter.phase("evaluate", moment), evaluating(run.model), torch.no_grad(), run.casting():
-        found = run_columns(run, moment)
-        sums = []
+        found, said = run_columns(run, moment), []
         for column in found:
             with run.strategy.serving(run.model, column.task):
-                sums.append(_tally(run, column, read))
-        hits, losses = (torch.stack(part).tolist() for part in zip(*sums, strict=True))
-        record(run, found, hits, losses)
+                said.append(_tally(run, column, read))
+        record(run, found, said)
+
+
+class Said(NamedTuple):
+    """What the answers to a column were worth; `aware`: how many are right where the task is known, None where it is anyway."""
+
+    right: Tensor  # bool, of every target
+    loss: Tensor  # their sum
+    aware: Tensor | None
 
 
 def evaluate_within(run: Run, task: int) -> None:
@@ -109,7 +115,7 @@ def evaluate_within(run: Run, task: int) -> None:
             order = torch.randperm(len(source), generator=generator("within", earlier.index))[:samples]
             column = Column("", source, run.stream.visible_at(task, earlier.index), earlier.objective, earlier)
             with run.strategy.serving(run.model, earlier):
-                sums.append(_tally(run, column, partial(_some, order=order))[0])
+                sums.append(_tally(run, column, partial(_some, order=order)).right.sum())
             counts.append(int(earlier.objective.counted(source.labels[order]).sum()))
         hits = torch.stack(sums).tolist()
     right: Row = [hit / count for hit, count in zip(hits, counts, strict=True)]
@@ -122,16 +128,29 @@ def _some(run: Run, column: Column, order: Tensor) -> Iterator[Work]:
         yield Work(batch, partial(run.model, batch.x))
 
 
-def _tally(run: Run, column: Column, read: Reader) -> tuple[Tensor, Tensor]:
-    """Return how many targets were right and the sum of their losses, still on the device."""
-    device = run.device
-    hits, losses = torch.zeros((), dtype=torch.int64, device=device), torch.zeros((), device=device)
+def _tally(run: Run, column: Column, read: Reader) -> Said:
+    """Return what the answers are worth, still on the device."""
+    own = own_classes(run.stream, column).to(run.device) if knows_more(run.stream, column) else None
+    right, loss, aware = [], torch.zeros((), device=run.device), torch.zeros((), dtype=torch.int64, device=run.device)
     for work in read(run, column):
         run.meter.step(len(work.batch), operations(run, work, [run]))
-        logits, y = masked(work.call(), column.visible), work.batch.y
-        hits += column.objective.hits(logits, y).sum()
-        losses += column.objective.nll(logits.float(), y).sum()
-    return hits, losses
+        raw, y = work.call(), work.batch.y
+        logits = masked(raw, column.visible)
+        right.append(column.objective.hits(logits, y).flatten())
+        loss += column.objective.nll(logits.float(), y).sum()
+        if own is not None:
+            aware += column.objective.hits(masked(raw, own), y).sum()
+    return Said(torch.cat(right), loss, None if own is None else aware)
+
+
+def knows_more(stream: TaskStream, column: Column) -> bool:
+    """Tell whether knowing a sample's task would narrow its classes down, which the stream does not let it."""
+    return stream.scenario == "class" and column.task is not None and isinstance(column.objective, Classification)
+
+
+def own_classes(stream: TaskStream, column: Column) -> Tensor:
+    """Return the classes of a task's test data, bool [C]."""
+    return torch.zeros(stream.classes, dtype=torch.bool).index_fill(0, column.source.labels, True)
 
 
 def operations(run: Run, work: Work, billed: Sequence[Run]) -> int:
@@ -144,14 +163,17 @@ def operations(run: Run, work: Work, billed: Sequence[Run]) -> int:
     return run.evaluation_flops[key]
 
 
-def record(run: Run, found: Sequence[Column], hits: Sequence[float], losses: Sequence[float]) -> None:
+def record(run: Run, found: Sequence[Column], said: Sequence[Said]) -> None:
     """Add the row to the run's matrices; cells that were not evaluated are None, and so is a loss that is infinite.
 
     Raises Diverged where what answers puts out no numbers: an accuracy of such answers would look like one.
     """
     progress, tasks = run.progress, len(run.stream)
     targets = [int(column.objective.counted(column.source.labels).sum()) for column in found]
-    right: Row = [hit / count for hit, count in zip(hits, targets, strict=True)]
+    losses = torch.stack([answer.loss for answer in said]).tolist()
+    aware = torch.stack([said[0].loss if answer.aware is None else answer.aware for answer in said]).tolist()
+    each = [answer.right.cpu() for answer in said]
+    right: Row = [int(hits.sum()) / count for hits, count in zip(each, targets, strict=True)]
     for column, value in zip(found, losses, strict=True):
         if math.isnan(value):
             data = f"task {column.task.index} ({column.task.name})" if column.task else column.key
@@ -164,10 +186,26 @@ def record(run: Run, found: Sequence[Column], hits: Sequence[float], losses: Seq
     own = len(found) - len(run.stream.suites)
     progress.accuracy.append(right[:own] + [None] * (tasks - own))
     progress.loss.append(loss[:own] + [None] * (tasks - own))
+    known: Row = [
+        None if answer.aware is None else hits / count for answer, hits, count in zip(said, aware, targets, strict=True)
+    ]
+    progress.aware.append(known[:own] + [None] * (tasks - own))
+    _note_flips(progress, found, each)
     for suite, accuracy, value in zip(run.stream.suites, right[own:], loss[own:], strict=True):
         column = progress.held_out.setdefault(suite.name, {"accuracy": [], "loss": []})
         column["accuracy"].append(accuracy)
         column["loss"].append(value)
+
+
+def _note_flips(progress: Progress, found: Sequence[Column], each: Sequence[Tensor]) -> None:
+    """Note how much became wrong and right on earlier tasks since the last evaluation."""
+    earlier, learned = len(progress.right), len(progress.accuracy) - 1
+    if earlier:
+        real = torch.cat([column.objective.counted(column.source.labels).flatten() for column in found[:earlier]])
+        before, now = torch.cat(progress.right), torch.cat(list(each[:earlier]))
+        changed = [int((old & ~new & real).sum()) for old, new in ((before, now), (now, before))]
+        progress.flips.append([*changed, int(real.sum())])
+    progress.right = list(each[:learned])
 
 
 def record_nothing(run: Run) -> None:
@@ -175,6 +213,7 @@ def record_nothing(run: Run) -> None:
     progress, empty = run.progress, [None] * len(run.stream)
     progress.accuracy.append(list(empty))
     progress.loss.append(list(empty))
+    progress.aware.append(list(empty))
     for suite in run.stream.suites:
         column = progress.held_out.setdefault(suite.name, {"accuracy": [], "loss": []})
         column["accuracy"].append(None)

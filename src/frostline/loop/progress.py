@@ -13,7 +13,7 @@ from frostline.costs import Reference
 from frostline.selectors.base import Change
 
 Row = list[float | None]
-MATRICES = ("accuracy", "loss", "within")  # they grow with the square of the tasks
+MATRICES = ("accuracy", "loss", "aware", "within")  # they grow with the square of the tasks
 
 
 @dataclass
@@ -26,6 +26,9 @@ class Progress:
     fine-tuning would have seen, each task's own data in every pass. references: what full fine-tuning takes for one, likewise.
     state_bytes: gradients and optimizer state, a task each. optimizer_memory: the optimizer's state of parameters that are
     not in it now. within: a row for each evaluation within a task: the task, the steps taken, the accuracy on each.
+    aware: accuracy where samples say which task they are of, which a class-incremental stream does not ask. right: which test
+    targets of each learned task were right last, bool. flips: for each task but the first, how many targets of earlier tasks
+    became wrong, how many right, and of how many.
     """
 
     prepared: int = 0
@@ -37,7 +40,10 @@ class Progress:
     trained: list[str] = field(default_factory=list)
     accuracy: list[Row] = field(default_factory=list)
     loss: list[Row] = field(default_factory=list)
+    aware: list[Row] = field(default_factory=list)
     within: list[Row] = field(default_factory=list)
+    right: list[Tensor] = field(default_factory=list)
+    flips: list[list[int]] = field(default_factory=list)
     held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)

@@ -16,6 +16,7 @@ import torch
 
 from frostline.core import metrics
 from frostline.core.files import atomic_write
+from frostline.core.objectives import Classification
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter, totals
 from frostline.costs.meter import COLUMNS, LEARNING
@@ -114,11 +115,16 @@ def result(
             name: {key: values + [None] * (len(stream) + 1 - len(values)) for key, values in suite.items()}
             for name, suite in progress.held_out.items()
         },
+        "task_aware": _filled(progress.aware, len(stream)),
+        "by_class": _by_class(stream, progress, config.get("trainer", {}).get("evaluate_on", "test")),
+        "flips": progress.flips,  # after each task but the first: targets that became wrong, right, of how many
         "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
         "metrics": metrics.all_metrics(
             metrics.matrix(rows),
             held_out=[suite["accuracy"] for suite in progress.held_out.values()],
             within=metrics.matrix(progress.within) if progress.within else None,
+            aware=metrics.matrix(_filled(progress.aware, len(stream))) if progress.aware else None,
+            flips=progress.flips,
         ),
         "ledger": [dict(vars(row)) for row in meter.rows],
         "totals": totals(meter.rows),
@@ -127,6 +133,18 @@ def result(
         "training_state": progress.state_bytes,
         "prefix_cache": prefix_cache,
     }
+
+
+def _by_class(stream: TaskStream, progress: Progress, which: str) -> dict[str, float]:
+    """Return the share of each class's samples that were right at the last evaluation, of the tasks learned by then."""
+    tasks = stream.tasks[: len(progress.right)]
+    labels = [(task.test if which == "test" else task.validation or task.test).labels for task in tasks]
+    if not labels or labels[0].ndim > 1 or not isinstance(stream.objective, Classification):
+        return {}
+    y, right = torch.cat(labels), torch.cat(progress.right)
+    counts = torch.bincount(y, minlength=stream.classes)
+    hits = torch.bincount(y[right], minlength=stream.classes)
+    return {str(c): int(hits[c]) / int(counts[c]) for c in counts.nonzero().flatten().tolist()}
 
 
 def _filled(rows: Sequence[Row], tasks: int) -> list[Row]:

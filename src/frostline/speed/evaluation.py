@@ -10,7 +10,7 @@ from torch import Tensor
 from frostline.core.scope import evaluating
 from frostline.core.sources import TensorSource
 from frostline.core.types import Batch
-from frostline.loop.evaluation import Column, Work, operations, record, run_columns
+from frostline.loop.evaluation import Column, Said, Work, knows_more, operations, own_classes, record, run_columns
 from frostline.loop.run import Run
 from frostline.speed.stacking import Stack, pays
 
@@ -33,11 +33,15 @@ def evaluate_together(runs: Sequence[Run], moment: int | None) -> None:
         stack.enter_context(runs[0].casting())
         classify = Stack([run.model for run in runs], frozenset(), [run.drawing for run in runs]).classifier()
         own = [run_columns(run, moment) for run in runs]
-        hits, losses = [], []
+        said: list[list[Said]] = [[] for _ in runs]
         for columns in zip(*own, strict=True):
             masks = [column.visible for column in columns if column.visible is not None]
             visible = torch.stack(masks) if masks else None
-            hit = torch.zeros(len(runs), dtype=torch.int64, device=runs[0].device)
+            owns = [
+                own_classes(run.stream, c) for run, c in zip(runs, columns, strict=True) if knows_more(run.stream, c)
+            ]
+            mine = torch.stack(owns).to(runs[0].device) if owns else None
+            right, aware = [], torch.zeros(len(runs), dtype=torch.int64, device=runs[0].device)
             loss = torch.zeros(len(runs), device=runs[0].device)
             for batches in _batches(columns, runs[0].eval_batch_size):
                 work = Work(batches[0], partial(runs[0].model, batches[0].x))
@@ -46,18 +50,23 @@ def evaluate_together(runs: Sequence[Run], moment: int | None) -> None:
                     run.meter.step(len(batches[0]), cost)
                 x = _stacked([batch.x for batch in batches], len(runs))
                 y = _stacked([batch.y for batch in batches], len(runs))
-                logits = classify(x)
-                if visible is not None:
-                    logits = torch.where(visible.view(len(runs), *(1,) * (logits.ndim - 2), -1), logits, -torch.inf)
+                raw = classify(x)
                 objective = columns[0].objective
-                hit += objective.hits(logits, y).flatten(1).sum(1)
+                logits = raw if visible is None else _masked(raw, visible)
+                right.append(objective.hits(logits, y).flatten(1))
+                if mine is not None:
+                    aware += objective.hits(_masked(raw, mine), y).flatten(1).sum(1)
                 each = objective.nll(logits.float().flatten(0, 1), y.flatten(0, 1))
                 loss += each.view(len(runs), -1).sum(1)
-            hits.append(hit)
-            losses.append(loss)
-        found = torch.stack(hits, 1).tolist(), torch.stack(losses, 1).tolist()
-        for run, columns, right, loss in zip(runs, own, *found, strict=True):
-            record(run, columns, right, loss)
+            for place, row in enumerate(torch.cat(right, 1)):
+                said[place].append(Said(row, loss[place], None if mine is None else aware[place]))
+        for run, columns, answers in zip(runs, own, said, strict=True):
+            record(run, columns, answers)
+
+
+def _masked(raw: Tensor, visible: Tensor) -> Tensor:
+    """Return logits [S, B, ..., C] in which each run's invisible classes, of visible [S, C], are -inf."""
+    return torch.where(visible.view(len(raw), *(1,) * (raw.ndim - 2), -1), raw, -torch.inf)
 
 
 def _batches(columns: Sequence[Column], size: int) -> Iterator[tuple[Batch, ...]]:
