@@ -26,5 +26,5 @@ def test_the_gpu_script_runs_on_the_cpu(tmp_path):
     assert done.returncode == 0, done.stderr
     parts = json.loads((tmp_path / "all.json").read_text())
     assert set(parts) == {"loops", "loops_compiled", "loops_bfloat16", "seeds"}
-    assert len(parts["loops"]["rows"]) == 2 * 4  # two sides of four methods
+    assert len(parts["loops"]["rows"]) == 2 * 10  # two sides of ten methods
     assert all(row["milliseconds"] > 0 for row in parts["loops"]["rows"])
