@@ -4,7 +4,7 @@
 
 Every quantity is measured at several sizes; its exponent is the slope of a line through the logarithms, over the larger half of
 the sizes. 1 is linear. Evaluating all tasks after each is quadratic by nature and left out: the run's own share is the wall
-clock without what the bill calls training, consolidating and evaluating, a checkpoint's own bytes are those beside the two
+clock without what the bill calls training, consolidating and evaluating, a checkpoint's own bytes are those beside the three
 matrices of what was evaluated. The own seconds are those of a run that evaluates nothing and writes no file: files are written
 at a pace that keeps them to a share of the run, and stand in the own share.
 """
@@ -124,7 +124,7 @@ def of_tasks(tasks: int) -> dict[str, float]:
     content = ResultWriter(folder, CONFIG).write(run, "complete")
     figures = seconds(lambda: run_figures(folder, content))
     figure = seconds(lambda: save_figure(accuracy_matrix(content), folder / "figures" / "accuracy_matrix"))
-    matrices = 8 * 2 * tasks * (tasks + 1)
+    matrices = 8 * 3 * tasks * (tasks + 1)
     found = {
         "ready_seconds": ready, "ready_bytes": ready_bytes, "run_seconds": whole,
         "own_seconds": alone - worked(unevaluated), "own_share": 1 - worked(run) / whole,
