@@ -1,9 +1,13 @@
+import dataclasses
 import math
+import re
 
 import pytest
 
-from frostline.core.checks import UsageError, in_range, nearest, one_of
+from frostline.app.config import conf_dir
+from frostline.core.checks import SYNONYMS, UsageError, in_range, nearest, one_of
 from frostline.core.rng import derive, generator
+from frostline.loop.settings import TrainerConfig
 
 
 def test_messages_name_value_expectation_and_nearest():
@@ -32,3 +36,21 @@ def test_seeds_depend_on_every_key():
     seeds = {derive(*keys) for keys in [(0,), (1,), (0, "order"), (0, "order", 1), (0, "order", 2), (0, "fisher", 1)]}
     assert len(seeds) == 6
     assert generator(3, "a").initial_seed() == generator(3, "a").initial_seed() == derive(3, "a")
+
+
+def test_every_word_of_another_framework_leads_to_one_name_that_there_is():
+    known = {path.stem for path in conf_dir().glob("*/*.yaml")} | {f.name for f in dataclasses.fields(TrainerConfig)}
+    settings = {
+        key for path in conf_dir().glob("*/*.yaml") for key in re.findall(r"^ *([a-z_]+):", path.read_text(), re.M)
+    }
+    known |= {path.stem for path in conf_dir().iterdir()}
+    words = [word for others in SYNONYMS.values() for word in others]
+    assert set(SYNONYMS) <= known | settings
+    for name, others in SYNONYMS.items():
+        for word in others:
+            assert nearest(word, [name, "something_else"]) == f" Did you mean '{name}'?"
+    strategies = {path.stem for path in (conf_dir() / "strategy").glob("*.yaml")}
+    own = [word for name, others in SYNONYMS.items() if name in strategies for word in others]
+    assert len(own) == len(set(own))  # of one strategy each
+    assert not strategies & set(own)
+    assert words

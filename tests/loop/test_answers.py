@@ -10,7 +10,7 @@ from frostline.core import metrics
 from frostline.core.scope import evaluating
 from frostline.loop.run import Observer
 from frostline.loop.training import run_stream
-from frostline.records.results import _by_class
+from frostline.records.results import _by_class, metrics_of
 from frostline.strategies import Replay
 from frostline.streams import from_arrays
 from tests.speed.test_together import both
@@ -109,3 +109,23 @@ def test_resumed_and_seeds_at_once_say_the_same(make_run):
             np.array(one.progress.aware, float), np.array(other.progress.aware, float), atol=0.03
         )
         assert np.abs(np.array(one.progress.flips) - np.array(other.progress.flips)).max() < 10
+
+
+def test_a_checkpoint_from_before_there_was_any_of_it_goes_on(make_run):
+    stream = from_arrays("digits", scenario="class", samples_per_class=20)
+    states = []
+    run = make_run(
+        stream=stream, epochs=1, save=lambda state: states.append(copy.deepcopy(state)), checkpoint_every_s=0.0
+    )
+    run_stream(run)
+    old = next(s for s in states if s["progress"]["task"] == 2)
+    for key in ("aware", "within", "right", "flips"):
+        del old["progress"][key]
+    second = make_run(stream=stream, epochs=1)
+    second.load_state_dict(old)
+    run_stream(second)
+    assert second.progress.accuracy == run.progress.accuracy
+    assert [row[0] is None for row in second.progress.aware] == [True] * 3 + [False] * 3
+    assert second.progress.aware[-1] == run.progress.aware[-1]
+    found = metrics_of(second.progress, 5)
+    assert found["task_aware_accuracy"] == metrics_of(run.progress, 5)["task_aware_accuracy"]

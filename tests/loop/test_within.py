@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from frostline.core import metrics
+from frostline.core.checks import UsageError
 from frostline.loop import watching
 from frostline.loop.run import Observer
+from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
 from frostline.models import mlp
 from frostline.selectors import LISA
@@ -29,7 +31,7 @@ def test_looking_changes_nothing(strategy, selector, make_run):
         runs.append(
             make_run(
                 build_strategy(strategy), build_selector(selector), model=model, optimizer=momentum, prefix_cache="auto",
-                evaluate_every=every, evaluate_samples=20,
+                evaluate_every=every, evaluate_samples=every and 20,
             )
         )  # fmt: skip
         run_stream(runs[-1])
@@ -133,3 +135,8 @@ def test_files_and_the_figure(cli, tmp_path):
     done = cli(tmp_path, "stream=split_digits", "trainer.evaluate_every=0")
     assert done.returncode == 1
     assert "trainer.evaluate_every" in done.stderr
+
+
+def test_samples_without_evaluations_are_refused():
+    with pytest.raises(UsageError, match=r"trainer\.evaluate_every=STEPS beside it"):
+        TrainerConfig(evaluate_samples=10).check()

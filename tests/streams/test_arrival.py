@@ -177,3 +177,12 @@ def test_what_needs_the_tasks_label_is_refused_by_name(cli, tmp_path):
     assert done.returncode == 1
     assert "blurr" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_word_alone_says_how():
+    word, named = (from_arrays("digits", arrival=given) for given in ("blurry", Arrival("blurry")))
+    assert all(torch.equal(a.train.rows, b.train.rows) for a, b in zip(word.tasks, named.tasks, strict=True))
+    with pytest.raises(UsageError, match="Did you mean 'blurry'"):
+        from_arrays("digits", arrival="blury")
+    with pytest.raises(UsageError, match=r"stream\.arrival=3: expected settings"):
+        from_arrays("digits", arrival=3)

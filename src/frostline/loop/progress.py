@@ -65,6 +65,8 @@ class Progress:
     def from_state(cls, state: dict[str, Any]) -> "Progress":
         """Return what state_dict described."""
         change = state["change"]
+        if "aware" not in state:  # a checkpoint from before there was such a matrix
+            state = {**state, "aware": torch.full_like(state["accuracy"], math.nan)}
         return cls(
             **{
                 **state,

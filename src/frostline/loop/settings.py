@@ -64,6 +64,11 @@ class TrainerConfig:
             in_range(f"trainer.{name}", getattr(self, name), 1, most, whole=True)
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views", "sam"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
+        if self.evaluate_samples is not None and self.evaluate_every is None:
+            raise UsageError(
+                f"trainer.evaluate_samples={self.evaluate_samples} is for evaluations within tasks; at their ends all data "
+                "count. Expected trainer.evaluate_every=STEPS beside it, or stream.test_samples_per_class."
+            )
         in_range("trainer.clip", self.clip, 0, above=True)
         for name, choices in CHOICES.items():
             one_of(f"trainer.{name}", getattr(self, name), choices)

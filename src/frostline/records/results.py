@@ -119,13 +119,7 @@ def result(
         "by_class": _by_class(stream, progress, config.get("trainer", {}).get("evaluate_on", "test")),
         "flips": progress.flips,  # after each task but the first: targets that became wrong, right, of how many
         "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
-        "metrics": metrics.all_metrics(
-            metrics.matrix(rows),
-            held_out=[suite["accuracy"] for suite in progress.held_out.values()],
-            within=metrics.matrix(progress.within) if progress.within else None,
-            aware=metrics.matrix(_filled(progress.aware, len(stream))) if progress.aware else None,
-            flips=progress.flips,
-        ),
+        "metrics": metrics_of(progress, len(stream)),
         "ledger": [dict(vars(row)) for row in meter.rows],
         "totals": totals(meter.rows),
         "uncounted_operators": sorted(meter.uncounted),
@@ -133,6 +127,17 @@ def result(
         "training_state": progress.state_bytes,
         "prefix_cache": prefix_cache,
     }
+
+
+def metrics_of(progress: Progress, tasks: int) -> dict[str, float | None]:
+    """Return every metric of a run as far as it has come, by name."""
+    return metrics.all_metrics(
+        metrics.matrix(_filled(progress.accuracy, tasks)),
+        held_out=[suite["accuracy"] for suite in progress.held_out.values()],
+        within=metrics.matrix(progress.within) if progress.within else None,
+        aware=metrics.matrix(_filled(progress.aware, tasks)) if progress.aware else None,
+        flips=progress.flips,
+    )
 
 
 def _by_class(stream: TaskStream, progress: Progress, which: str) -> dict[str, float]:

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from omegaconf import DictConfig
 
 from frostline.core import metrics
 from frostline.costs.meter import COLUMNS
 from frostline.loop.run import Moment, Observer, Run
+from frostline.records.results import metrics_of
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class WandbTracker(Observer):
                 ),
             )
             self.run.define_metric("train/*", step_metric="train/step")
-            for name in ("accuracy/*", "cost/*", "held_out/*", *metrics.all_metrics(np.zeros((2, 1)))):
+            for name in ("accuracy/*", "cost/*", "held_out/*", *metrics.NAMES):
                 self.run.define_metric(name, step_metric="task")
 
     def task_done(self, run: Run, index: int) -> None:
@@ -86,10 +86,7 @@ class WandbTracker(Observer):
         def send() -> None:
             values: dict[str, Any] = {"task": index}
             rows = run.progress.accuracy
-            padded = rows + [[None] * len(run.stream)] * (len(run.stream) + 1 - len(rows))
-            within = metrics.matrix(run.progress.within) if run.progress.within else None
-            found = metrics.all_metrics(metrics.matrix(padded), within=within)
-            values |= {k: v for k, v in found.items() if v is not None}
+            values |= {k: v for k, v in metrics_of(run.progress, len(run.stream)).items() if v is not None}
             values |= {f"accuracy/task_{j}": a for j, a in enumerate(rows[-1]) if a is not None}
             for name, suite in run.progress.held_out.items():
                 values |= {f"held_out/{name}/{key}": v[-1] for key, v in suite.items() if v[-1] is not None}

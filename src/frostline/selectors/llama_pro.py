@@ -87,8 +87,9 @@ def _identity(block: nn.Module, name: str) -> nn.Module:
     ]  # a bias, where there is one: GPT-2 turns its weights round
     if not _puts_out_what_comes_in(fresh, width):
         raise UsageError(
-            f"selector=llama_pro: a block of {name} norms what it puts out, so that an added one would change the net. "
-            "Expected blocks that norm what comes in, as those of vit, GPT-2 and Llama."
+            f"selector=llama_pro: a copy of a block of {name} with its last projections at zero changes what comes in, as one "
+            "does that norms what it puts out: added, it would change the net. Expected blocks that norm what comes in, as "
+            "those of vit, GPT-2 and Llama."
         )
     return fresh
 

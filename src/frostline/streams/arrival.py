@@ -54,6 +54,15 @@ class Arrival:
         in_range("stream.arrival.imbalance", self.imbalance, 1)
         in_range("stream.arrival.label_noise", self.label_noise, 0, 1)
 
+    @classmethod
+    def of(cls, given: "Arrival | str") -> "Arrival":
+        """Return what was given; a word alone, as in stream.arrival=blurry, says how, with all else as it is by default."""
+        if isinstance(given, Arrival):
+            return given
+        if not isinstance(given, str):
+            raise UsageError(f"stream.arrival={given!r}: expected settings, such as stream.arrival.how=blurry.")
+        return cls(given)
+
     @property
     def by_tasks(self) -> bool:
         """Whether each class comes with its task."""

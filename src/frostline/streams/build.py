@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def from_arrays(
     scaling: str = "standard",
     data_root: str = "data",
     download: bool = False,
-    arrival: Arrival = TASK_BY_TASK,
+    arrival: Arrival | str = TASK_BY_TASK,
     seed: int = 0,
     device: str = "cpu",
 ) -> TaskStream:
@@ -59,6 +59,7 @@ def from_arrays(
     in_range("stream.max_angle", max_angle, 0, 360)
     if kind != "split" and classes_per_task is not None:
         raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
+    arrival = Arrival.of(arrival)
     arrival.check(scenario, kind)
     data = _shared(dataset, data_root, download, scaling)
     if kind == "split":
@@ -146,44 +147,63 @@ def assemble(
     in_range("stream.samples_per_task", samples_per_task, 1)
     in_range("stream.test_samples_per_class", test_samples_per_class, 1)
     arrival.check(scenario)
-    keep = arrival.kept(y_train, groups, seed)
-    dealt = None if arrival.by_tasks else arrival.deal(y_train, keep, groups, samples_per_class, seed)
-    if dealt is None:
-        labels, classes = _label_maps(groups, scenario)
-        present = groups
-    else:
-        present = [y_train[rows].unique().tolist() for rows in dealt.rows]
-        labels, classes = present, max(c for group in groups for c in group) + 1
-        groups = dealt.own
-    visible = visible_classes(labels, classes, scenario, device)
-    several = len({tuple(group) for group in groups}) > 1
+    plan = _plan(groups, scenario, y_train, samples_per_class, samples_per_task, seed, arrival)
+    visible = visible_classes(plan.labels, plan.classes, scenario, device)
+    several = len({tuple(group) for group in plan.own}) > 1
     tasks = []
-    for t, group in enumerate(groups):
-        if dealt is None:
-            train = _pick(y_train, group, samples_per_class, samples_per_task, seed, t, keep)
-        else:
-            train = dealt.rows[t][:samples_per_task]
+    for t, (train, group, labels) in enumerate(zip(plan.rows, plan.own, plan.labels, strict=True)):
         test = _pick(y_test, group, test_samples_per_class, None, seed, t)
         if not len(train) or not len(test):
             raise UsageError(f"Task {t} with classes {group} has {len(train)} training and {len(test)} test samples.")
         held = _held_out(y_train[train], validation)
         held_out, train = train[held], train[~held]
         rename = torch.full((int(max(y_train.max(), y_test.max())) + 1,), -1)
-        rename[torch.tensor(present[t])] = torch.tensor(labels[t])
-        if dealt is not None:
-            rename[torch.tensor(group)] = torch.tensor(group)
+        rename[torch.tensor(list(plan.names[t]))] = torch.tensor(list(plan.names[t].values()))
         tasks.append(
             Task(
                 index=t,
                 name=f"{t}: {_span(group, names)}" if several else f"{t}",
-                classes=tuple(sorted(labels[t])),
-                train=make(True, train, arrival.labelled(rename[y_train[train]], labels[t], seed, t), t),
+                classes=tuple(sorted(labels)),
+                train=make(True, train, arrival.labelled(rename[y_train[train]], labels, seed, t), t),
                 test=make(False, test, rename[y_test[test]], t),
                 validation=make(True, held_out, rename[y_train[held_out]], t) if len(held_out) else None,
                 visible=visible[t],
             )
         )
-    return TaskStream(name, scenario, tuple(tasks), classes, shape, online)
+    return TaskStream(name, scenario, tuple(tasks), plan.classes, shape, online)
+
+
+class Plan(NamedTuple):
+    """What each task is made of: its training rows, its test classes, its training labels, and each class's label there."""
+
+    rows: list[Tensor]
+    own: list[list[int]]
+    labels: list[list[int]]
+    names: list[dict[int, int]]
+    classes: int  # number of logits
+
+
+def _plan(
+    groups: list[list[int]],
+    scenario: str,
+    y: Tensor,
+    per_class: int | None,
+    per_task: int | None,
+    seed: int,
+    arrival: Arrival,
+) -> Plan:
+    """Return the tasks of `groups`, or what else the arrival makes of the classes."""
+    keep = arrival.kept(y, groups, seed)
+    if arrival.by_tasks:
+        labels, classes = _label_maps(groups, scenario)
+        rows = [_pick(y, group, per_class, per_task, seed, t, keep) for t, group in enumerate(groups)]
+        return Plan(
+            rows, groups, labels, [dict(zip(*pair, strict=True)) for pair in zip(groups, labels, strict=True)], classes
+        )
+    dealt = arrival.deal(y, keep, groups, per_class, seed)
+    rows = [part[:per_task] for part in dealt.rows]
+    every = {c: c for group in groups for c in group}  # a class is the same one in whatever task it comes
+    return Plan(rows, dealt.own, [y[part].unique().tolist() for part in rows], [every] * len(rows), max(every) + 1)
 
 
 def _label_maps(groups: list[list[int]], scenario: str) -> tuple[list[list[int]], int]:

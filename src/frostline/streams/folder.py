@@ -44,7 +44,7 @@ def image_folder(
     samples_per_task: int | None = None,
     test_samples_per_class: int | None = None,
     online: bool = False,
-    arrival: Arrival = TASK_BY_TASK,
+    arrival: Arrival | str = TASK_BY_TASK,
     seed: int = 0,
     device: str = "cpu",
 ) -> TaskStream:
@@ -59,6 +59,7 @@ def image_folder(
     and keep it on the device that learns. arrival: how samples come.
     """
     one_of("stream.scaling", scaling, SCALINGS)
+    arrival = Arrival.of(arrival)
     arrival.check(scenario)
     in_range("stream.image_size", image_size, 1)
     in_range("stream.workers", workers, 0, whole=True)
