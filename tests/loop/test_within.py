@@ -77,6 +77,9 @@ def test_resumed_and_seeds_at_once_have_the_same_rows(make_run):
         second.load_state_dict(copy.deepcopy(state))
         run_stream(second)
         assert second.progress.within == whole.progress.within
+        for task, (total, steps) in whole.progress.losses.items():
+            assert second.progress.losses[task] == (pytest.approx(total), steps)
+            assert steps == whole.meter.find(task, "train").steps
     apart, together = both(make, seeds=(0, 1))
     for one, other in zip(apart, together, strict=True):
         np.testing.assert_allclose(

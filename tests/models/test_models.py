@@ -41,6 +41,18 @@ def test_invisible_classes_get_no_gradient():
     assert head.weight.grad[4].abs().sum() > 0
 
 
+@pytest.mark.parametrize(
+    ("activation", "gain"), [("relu", 2**0.5), ("tanh", 5 / 3), ("silu", 2**0.5), ("sigmoid", 1.0)]
+)
+def test_weights_as_he_et_al_draw_them(activation, gain):
+    net = mlp((100,), 50, hidden=[2000], activation=activation, init="kaiming")
+    for weight, inputs, factor in ((net.backbone.layer1[0].weight, 100, gain), (net.head.weight, 2000, 1.0)):  # type: ignore[union-attr,index]
+        bound = factor * (3 / inputs) ** 0.5
+        assert 0.99 * bound < weight.abs().max().item() <= bound
+        assert weight.std().item() == pytest.approx(factor / inputs**0.5, rel=0.02)
+    assert not net.head.bias.any()
+
+
 def test_linear_and_mlp():
     assert [n for n, _ in linear((1, 4, 4), 3).named_parameters()] == ["head.weight", "head.bias"]
     net = mlp((1, 28, 28), 10)
@@ -54,6 +66,8 @@ def test_linear_and_mlp():
         (lambda: cnn((1, 4, 4), 2, channels=[2, 2, 2]), "halved fewer times"),
         (lambda: mlp((4,), 2, hidden=[0]), "nearest valid value is 1"),
         (lambda: mlp((4,), 2, dropout=1.5), "nearest valid value is 1"),
+        (lambda: mlp((4,), 2, activation="rely"), "relu"),
+        (lambda: mlp((4,), 2, init="kaimin"), "kaiming"),
         (lambda: slim_resnet18((1, 8, 8), 2, filters=0), "nearest valid value is 1"),
         (lambda: resnet18((3, 8, 8), 2, stem="big"), "expected imagenet"),
     ],

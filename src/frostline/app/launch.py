@@ -76,7 +76,10 @@ def _quoted(argument: str) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    there = Path(value).expanduser().exists()
+    try:
+        there = Path(value).expanduser().exists()
+    except (OSError, RuntimeError):  # too long for a name, a user who is not there
+        there = False
     try:
         read = OverridesParser.create().parse_override(argument)
         other = there and (read.is_sweep_override() or isinstance(read.value(), list | dict))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -96,6 +96,37 @@ class TensorSource:
             x = self.x.index_select(0, row) if samples else self.x.new_empty((len(y), 0))
             x = self.transform(x) if samples and self.transform is not None else x
             yield Batch(x, y, task, index)
+
+
+class Drawn:
+    """Samples that are drawn whenever they are wanted, always the same ones: a long stream that is synthetic takes no memory.
+
+    draw: returns the `length` samples as a source. key: plain values that they are drawn from, their digest.
+    """
+
+    def __init__(self, draw: Callable[[], TensorSource], length: int, key: tuple[Any, ...]):
+        self.draw, self.length, self.key = draw, length, key
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def nbytes(self) -> int:
+        return self.draw().nbytes
+
+    @property
+    def labels(self) -> Tensor:
+        return self.draw().labels
+
+    def digest(self) -> str:
+        """Return a digest of what the samples are drawn from."""
+        return combined(self.key)
+
+    def batches(
+        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
+    ) -> Iterator[Batch]:
+        """Yield index slices of what is drawn for this walk."""
+        yield from self.draw().batches(size, order, start, samples=samples)
 
 
 class MemorySource:

@@ -93,10 +93,10 @@ class CostMeter:
             raise RuntimeError("no phase is open: wrap the work in `with meter.phase(...)`")
         return self._open
 
-    def step(self, samples: int, flops: int = 0) -> None:
-        """Add one step to the open row."""
+    def step(self, samples: int, flops: int = 0, steps: int = 1) -> None:
+        """Add one step to the open row, or several with what they took together."""
         row = self.row
-        row.steps += 1
+        row.steps += steps
         row.samples += samples
         row.flops += flops
 

@@ -63,6 +63,15 @@ class Engine(Protocol):
         """Whether batches must come with their samples: not where nobody looks at them, or the engine reads them itself."""
         ...
 
+    @property
+    def stride(self) -> int:
+        """The most steps that it takes without anybody having to look at one: 1 where a method does."""
+        ...
+
+    def march(self, batches: Sequence[Batch], count: int) -> Tensor:
+        """Take `count` steps, each on as many rows of the lessons' batches, in their order; return the losses [count, S]."""
+        ...
+
     def complete(self, batch: Batch) -> Batch:
         """Return a batch with its samples, where they were left to be read with the others'."""
         ...

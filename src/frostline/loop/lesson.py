@@ -24,6 +24,7 @@ class Lesson:
         self.steps = -(-len(task.train) // run.settings.batch_size)  # of an epoch
         self.total = min(self.steps * self.epochs, run.settings.max_steps or self.steps * self.epochs)
         self.losses = torch.zeros(self.total, device=run.device)
+        self.added_up = run.progress.step  # losses that progress.losses has
         self.fresh = run.progress.change is None  # not one that a checkpoint was taken in the middle of
         self.first = self.fresh and run.progress.part == 0
         self.entrance: Entrance
@@ -70,8 +71,11 @@ class Lesson:
         run, progress = self.run, self.run.progress
         return run.selector.during(run.model, self.task, frozenset(progress.thawed or ()), progress.step, self.total)
 
-    def batches(self, samples: bool) -> Iterator[Batch]:
-        """Yield batches from where the run stands: each epoch in an order that (seed, task, epoch) decides."""
+    def batches(self, samples: bool, several: int = 1) -> Iterator[Batch]:
+        """Yield batches from where the run stands: each epoch in an order that (seed, task, epoch) decides.
+
+        several: how many steps' batches come as one, as far as an epoch has so many.
+        """
         run, train, size = self.run, self.task.train, self.run.settings.batch_size
         epoch, first = divmod(run.progress.step, self.steps)
         left = self.total - run.progress.step
@@ -79,11 +83,21 @@ class Lesson:
         for number in range(epoch, self.epochs):
             order = torch.randperm(len(train), generator=generator(run.seed, "order", self.task.index, number, *part))
             start = first if number == epoch else 0
-            for batch in train.batches(size, order, start, samples=samples):
+            if several > 1:
+                order, start = order[start * size : (start + left) * size], 0
+            for batch in train.batches(several * size, order, start, samples=samples):
                 if not left:
                     return
-                left -= 1
+                left -= -(-len(batch) // size)
                 yield batch
+
+    def add_up(self) -> None:
+        """Add the losses of the steps taken since to those of the task."""
+        progress, steps = self.run.progress, slice(self.added_up, self.run.progress.step)
+        total, count = progress.losses.get(self.task.index, (0.0, 0))
+        found = float(self.losses[steps].double().sum())
+        progress.losses[self.task.index] = (total + found, count + steps.stop - steps.start)
+        self.added_up = steps.stop
 
     def end_part(self) -> None:
         """Let the strategy change what must change when the part is over."""

@@ -53,11 +53,11 @@ class StepCounter:
         self.place = (lesson.task.index, self.run.progress.part, scope.names, lesson.entrance.line, self.run.shape)
         self.known: dict[tuple, tuple[int, int]] = {}
 
-    def __call__(self, batch: Batch) -> int:
-        """Return the operations of the step on this batch, before it is taken; note how many samples it sees."""
+    def __call__(self, batch: Batch, steps: int = 1) -> int:
+        """Return the operations of a step on this batch, before it is taken; note how many samples so many steps see."""
         flops, seen = self.known_for(batch)
         counts = self.run.progress.seen
-        counts[self.place[-1]] = counts.get(self.place[-1], 0) + seen
+        counts[self.place[-1]] = counts.get(self.place[-1], 0) + seen * steps
         return flops
 
     def known_for(self, batch: Batch) -> tuple[int, int]:

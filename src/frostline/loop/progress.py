@@ -28,7 +28,7 @@ class Progress:
     not in it now. within: a row for each evaluation within a task: the task, the steps taken, the accuracy on each.
     aware: accuracy where samples say which task they are of, which a class-incremental stream does not ask. right: which test
     targets of each learned task were right last, bool. flips: for each task but the first, how many targets of earlier tasks
-    became wrong, how many right, and of how many.
+    became wrong, how many right, and of how many. losses: of each task's training steps so far, their sum and number.
     """
 
     prepared: int = 0
@@ -44,6 +44,7 @@ class Progress:
     within: list[Row] = field(default_factory=list)
     right: list[Tensor] = field(default_factory=list)
     flips: list[list[int]] = field(default_factory=list)
+    losses: dict[int, tuple[float, int]] = field(default_factory=dict)
     held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
@@ -81,6 +82,11 @@ class Progress:
         if task != self.task:
             self.trained = []
         self.task, self.part, self.step, self.thawed, self.change = task, part, 0, None, None
+
+    def training_loss(self, task: int) -> float | None:
+        """Return the mean loss of a task's training steps; None where none was taken, or one was no number."""
+        total, steps = self.losses.get(task, (0.0, 0))
+        return total / steps if steps and math.isfinite(total) else None
 
     def full_flops(self, samples: Mapping[str, int]) -> float:
         """Return what full fine-tuning takes for so many samples of each shape of the model, in operations."""

@@ -5,11 +5,12 @@ steps of a stretch in which they train the same parts and for evaluations, which
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
+from frostline.core.types import Batch
 from frostline.costs import all_paused
 from frostline.loop.backend import Engine
 from frostline.loop.evaluation import evaluate_within, record_nothing
@@ -21,6 +22,8 @@ from frostline.loop.pricing import StepCounter, count_plain
 from frostline.loop.run import Run, take_checkpoints
 from frostline.loop.stepping import take_step
 from frostline.loop.watching import Lookout, lookout
+
+BLOCK_S = 0.05  # of steps in which nobody looks up
 
 
 def run_stream(*runs: Run) -> None:
@@ -139,20 +142,25 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
     varying = any(map(rates_change, lessons))
     for run in runs[1:]:  # equal models: counted once
         run.step_flops = runs[0].step_flops
-    for batches in zip(*(lesson.batches(engine.wants_samples) for lesson in lessons), strict=True):
+    for batches, several in blocks(lessons, engine):
         for step in engine.steps:
             step.number = progress.step
         if varying:
             engine.set_rates()
-        if not all(counter.knows(batch) for counter, batch in zip(counters, batches, strict=True)):
-            _price(counters, batches, engine)
-        flops = [
-            counter(batch) for counter, batch in zip(counters, batches, strict=True)
-        ]  # before the step: it may add work
-        engine.losses[progress.step], samples = take_step(engine, batches)
+        firsts = [batch.rows(slice(0, len(batch) // several)) for batch in batches] if several > 1 else batches
+        if not all(counter.knows(batch) for counter, batch in zip(counters, firsts, strict=True)):
+            _price(counters, firsts, engine)
+        flops = [  # before the step: it may add work
+            counter(batch, several) for counter, batch in zip(counters, firsts, strict=True)
+        ]
+        now = slice(progress.step, progress.step + several)
+        if several == 1:
+            engine.losses[now], samples = take_step(engine, batches)
+        else:
+            engine.losses[now], samples = engine.march(batches, several), [len(batch) for batch in batches]
         for run, count, cost in zip(runs, samples, flops, strict=True):
-            run.meter.step(count, cost)
-            run.progress.step += 1
+            run.meter.step(count, several * cost, several)
+            run.progress.step += several
         if progress.step == lessons[0].change.until and not lessons[0].done and _ask_again(lessons, scopes, engine):
             break
         if _due(lessons[0]):
@@ -164,7 +172,36 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
         _look(runs, looks, engine)
     for lesson, scope, look in zip(lessons, scopes, looks, strict=True):
         look.check()
+        lesson.add_up()
         close_optimizer(lesson, scope)
+
+
+def blocks(lessons: Sequence[Lesson], engine: Engine) -> Iterator[tuple[Sequence[Batch], int]]:
+    """Yield each lesson's next batch and 1; or those of several steps in one and how many, where the engine marches.
+
+    So many that somebody has a turn every tenth of a second, that no change of what trains falls within them, and that all
+    are of one size.
+    """
+    if engine.stride == 1:
+        for batches in zip(*(lesson.batches(engine.wants_samples) for lesson in lessons), strict=True):
+            yield batches, 1
+        return
+    size, pace = lessons[0].run.settings.batch_size, 1
+    for chunks in zip(*(lesson.batches(engine.wants_samples, engine.stride) for lesson in lessons), strict=True):
+        done = 0
+        while done < len(chunks[0]):
+            several = max(1, min(pace, _left(lessons[0]), (len(chunks[0]) - done) // size))
+            begin = time.monotonic()
+            yield [chunk.rows(slice(done, done + several * size)) for chunk in chunks], several
+            done += several * size
+            pace = min(engine.stride, 2 * pace if time.monotonic() - begin < BLOCK_S else max(1, pace // 2))
+
+
+def _left(lesson: Lesson) -> int:
+    """Return the steps until something changes, or is evaluated within the task."""
+    every, step = lesson.run.settings.evaluate_every, lesson.run.progress.step
+    ends = [lesson.total, lesson.change.until or lesson.total] + ([(step // every + 1) * every] if every else [])
+    return min(ends) - step
 
 
 def _due(lesson: Lesson) -> bool:
@@ -204,6 +241,7 @@ def _look(runs: Sequence[Run], looks: Sequence[Lookout], engine: Engine) -> None
         for place, (run, look) in enumerate(zip(runs, looks, strict=True)):
             with run.drawing():
                 look(engine.gradients(place))
+            look.lesson.add_up()
         first = runs[0]
         if STOP.asked or time.monotonic() - first.saved_at >= first.settings.checkpoint_every_s:
             take_checkpoints(runs)

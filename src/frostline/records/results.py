@@ -118,6 +118,7 @@ def result(
         "task_aware": _filled(progress.aware, len(stream)),
         "by_class": _by_class(stream, progress, config.get("trainer", {}).get("evaluate_on", "test")),
         "flips": progress.flips,  # after each task but the first: targets that became wrong, right, of how many
+        "training_loss": [progress.training_loss(task.index) for task in stream.tasks],
         "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
         "metrics": metrics_of(progress, len(stream)),
         "ledger": [dict(vars(row)) for row in meter.rows],

@@ -1,5 +1,6 @@
 """The steps of several lessons in one pass: what trainer.seeds saves its time with."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,14 +10,18 @@ import torch
 from torch import Tensor
 
 from frostline.core.scope import Scope
-from frostline.core.sources import TensorSource
+from frostline.core.sources import Drawn, MemorySource, TensorSource
 from frostline.core.step import Step, Weights
 from frostline.core.types import Batch
 from frostline.loop.lesson import Lesson
-from frostline.loop.optimizing import open_optimizer, set_rates
+from frostline.loop.optimizing import open_optimizer, rates_change, set_rates
 from frostline.models.classifier import Classifier
 from frostline.speed.prefix import Cached
 from frostline.speed.stacking import Stack
+from frostline.strategies.base import AT_STEPS
+
+MOST_STEPS = 256  # taken in a row: then progress, checkpoints and Ctrl-C have their turn
+MOST_NUMBERS = 2**22  # of samples read for them
 
 
 class Together:
@@ -46,6 +51,23 @@ class Together:
         self.reads_at_once = plain and not reads and _one_store(sources)
         self.wants_samples = not self.reads_at_once and (reads or 0 in lines)
         self._visible: Tensor | None = None
+        self.stride = _stride(lessons) if plain else 1
+
+    def march(self, batches: Sequence[Batch], count: int) -> Tensor:
+        x = self._read(batches) if self.reads_at_once else torch.stack([batch.x for batch in batches])
+        y = torch.stack([batch.y for batch in batches])
+        x, y = (t.unflatten(1, (count, -1)).transpose(0, 1).contiguous() for t in (x, y))
+        found, objective = [], self.steps[0].task.objective
+        for inputs, targets in zip(x, y, strict=True):
+            with self.lessons[0].run.casting():
+                raws = self.classify(inputs).float()
+            losses = objective.losses(self._masked(raws), targets)
+            for p in self.stack.parameters.values():  # nobody sees the models' own gradients meanwhile
+                p.grad = None
+            losses.sum().backward()
+            self.optimizer.step()
+            found.append(losses.detach())
+        return torch.stack(found)
 
     def complete(self, batch: Batch) -> Batch:
         """Return a batch whose samples were left to be read with the others'."""
@@ -77,17 +99,22 @@ class Together:
 
     def mask(self, batches: Sequence[Batch], raws: Any) -> Sequence[Tensor] | Tensor:
         if isinstance(raws, Tensor):
+            if _one_mask(self.lessons):
+                return self._masked(raws)
             masks = [step.task.mask(batch) for step, batch in zip(self.steps, batches, strict=True)]
-            if all(mask is None for mask in masks):
-                return raws
-            if all(mask is not None and mask.ndim == 1 for mask in masks):  # the same for every batch of the task
-                if self._visible is None:
-                    shape = (len(masks), *(1,) * (raws.ndim - 2), -1)
-                    self._visible = torch.stack([mask for mask in masks if mask is not None]).view(shape)
-                return torch.where(self._visible, raws, -torch.inf)
             if all(mask is not None and mask.ndim == 2 for mask in masks) and raws.ndim == 3:
                 return torch.where(torch.stack([mask for mask in masks if mask is not None]), raws, -torch.inf)
         return [step.mask(batch, raw) for step, batch, raw in zip(self.steps, batches, raws, strict=True)]
+
+    def _masked(self, raws: Tensor) -> Tensor:
+        """Return logits [S, ...] of lessons each of which has one mask for all of its samples, or none of which has any."""
+        masks = [step.task.visible for step in self.steps]
+        if masks[0] is None:
+            return raws
+        if self._visible is None:
+            shape = (len(masks), *(1,) * (raws.ndim - 2), -1)
+            self._visible = torch.stack([mask for mask in masks if mask is not None]).view(shape)
+        return torch.where(self._visible, raws, -torch.inf)
 
     def backward(self, losses: Sequence[Tensor] | Tensor) -> None:
         assert isinstance(losses, Tensor)
@@ -162,6 +189,24 @@ class _Place:
 
     def learning_rate(self) -> float:
         return float(self.engine.optimizer.param_groups[0]["lr"])
+
+
+def _one_mask(lessons: Sequence[Lesson]) -> bool:
+    """Tell whether no lesson masks logits, or each all of its samples' alike."""
+    kinds = {None if lesson.task.visible is None else lesson.task.visible.ndim for lesson in lessons}
+    return kinds in ({None}, {1})
+
+
+def _stride(lessons: Sequence[Lesson]) -> int:
+    """Return how many steps can be taken in a row: where data are at hand and no method does anything of its own at a step."""
+    first, settings = lessons[0], lessons[0].run.settings
+    looks = settings.sam or settings.clip is not None or any(map(rates_change, lessons)) or not _one_mask(lessons)
+    for lesson in lessons:
+        run = lesson.run
+        at_hand = isinstance(lesson.task.train, TensorSource | MemorySource | Drawn)
+        looks = looks or not at_hand or run.selector.observes or any(map(run.strategy.uses, AT_STEPS))
+    step = len(lessons) * settings.batch_size * math.prod(first.run.stream.shape)
+    return 1 if looks else max(1, min(MOST_STEPS, MOST_NUMBERS // step))
 
 
 def _one_store(sources: Sequence[object]) -> bool:
