@@ -72,7 +72,7 @@ def run(
     device = next(model.parameters()).device
     set_precision(settings.precision, device)
     stream = _stream(stream, seed, device)
-    members, rule = _methods(strategy, selector, seed)
+    members, rule = methods_of(strategy, selector, seed)
     method = members[0] if len(members) == 1 else Chain(members)
     pace = _object(schedule, "schedule", seed, Schedule)
     net = with_kernels(with_layout(copy.deepcopy(model), settings.channels_last), settings.kernels, device)
@@ -164,7 +164,7 @@ def _stream(given: Any, seed: int, device: torch.device) -> TaskStream:
     return from_tasks(given, device=device)
 
 
-def _methods(strategy: Any, selector: Any, seed: int) -> tuple[list[Strategy], Selector]:
+def methods_of(strategy: Any, selector: Any, seed: int) -> tuple[list[Strategy], Selector]:
     """Return the members of the strategy, and the selector."""
     chosen = list(strategy) if isinstance(strategy, list | tuple) else [strategy]
     members = [member for each in chosen for member in _strategies(each, seed)]

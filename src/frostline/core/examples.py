@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from frostline.core.structure import parameter_of
 from frostline.core.types import Batch
 
+_ONE_BY_ONE: WeakSet[nn.Module] = WeakSet()  # models that vmap cannot run
 CHUNK_BYTES = 2**27  # of per-example gradients held at once
 
 # Of raw logits, targets and visible classes: one number a sample.
@@ -157,9 +159,16 @@ def example_gradients(
 
     in_dims = (None, 0, 0, None if mask is None else 0)
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())  # has no rule for vmap
-    of_all = _one_by_one(grad(of_one)) if recurrent else vmap(grad(of_one), in_dims=in_dims, randomness="different")
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no rule for vmap: one call an example
-        return of_all(wanted, x, y, mask)
+    if not recurrent and model not in _ONE_BY_ONE:
+        of_all = vmap(grad(of_one), in_dims=in_dims, randomness="different")
+        try:
+            with sdpa_kernel(SDPBackend.MATH):  # nor have the fused kernels of attention: one call an example
+                return of_all(wanted, x, y, mask)
+        except RuntimeError as error:  # a model that asks its data what to do next, as masks of Hugging Face's do
+            if "vmap" not in str(error):
+                raise
+            _ONE_BY_ONE.add(model)
+    return _one_by_one(grad(of_one))(wanted, x, y, mask)
 
 
 def _one_by_one(of_one: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:

@@ -66,7 +66,7 @@ class Scope:
                 p.requires_grad_(name in self.names)
                 p.grad = None
             self.model.train()
-            for module in _frozen_norms(self.model):
+            for module in frozen_norms(self.model):
                 module.eval()
             try:
                 yield self
@@ -126,7 +126,7 @@ def with_head(model: nn.Module, head: nn.Module) -> Iterator[None]:
         model.head = own
 
 
-def _frozen_norms(model: nn.Module) -> Iterator[nn.Module]:
+def frozen_norms(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the modules whose running statistics must not move: none of their parameters is thawed.
 
     A norm without parameters of its own follows the nearest module around it that has some.
