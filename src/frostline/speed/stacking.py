@@ -42,6 +42,7 @@ class Stack:
 
     def __init__(self, models: Sequence[nn.Module], names: frozenset[str], draws: Draws):
         self.models, self.draws = list(models), draws
+        self.direct = False  # whether gradients reach the models' own parameters in the forward pass itself
         self.parameters: dict[str, Tensor] = {}
         self._at: dict[int, Tensor] = {}  # by id of the first model's own
         self._own: dict[str, list[nn.Parameter]] = {}  # of those that train
@@ -177,6 +178,8 @@ class Stack:
         return run
 
     def _each(self, modules: Sequence[nn.Module]) -> Function:
+        self.direct = self.direct or any(True for _ in modules[0].parameters())
+
         def run(x: Tensor) -> Tensor:
             outputs = []
             for s, module in enumerate(modules):

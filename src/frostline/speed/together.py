@@ -51,7 +51,7 @@ class Together:
         self.reads_at_once = plain and not reads and _one_store(sources)
         self.wants_samples = not self.reads_at_once and (reads or 0 in lines)
         self._visible: Tensor | None = None
-        self.stride = _stride(lessons) if plain else 1
+        self.stride = _stride(lessons) if plain and not self.stack.direct else 1
 
     def march(self, batches: Sequence[Batch], count: int) -> Tensor:
         x = self._read(batches) if self.reads_at_once else torch.stack([batch.x for batch in batches])
