@@ -16,7 +16,9 @@ from transformers import (
 
 import frostline
 from frostline.core.checks import UsageError
-from frostline.integrations.transformers import FrostlineCallback, _Logits
+from frostline.costs.flops import count_flops
+from frostline.integrations.hugging_face import Logits
+from frostline.integrations.transformers import FrostlineCallback
 from frostline.selectors import Pattern, Role
 from frostline.strategies import EWC, SI, LwF, Replay
 
@@ -53,7 +55,7 @@ def trainer_for(model, callback, data, folder, **settings):
 
 def own_run(model, tasks, **settings):
     """Learn the same in our own loop."""
-    net = _Logits(model)
+    net = Logits(model)
     parts = []
     for data in tasks:
         batch = net.batch({key: torch.stack([row[key] for row in data]) for key in data[0]})
@@ -115,7 +117,7 @@ def test_weights_and_operations_are_those_of_our_own_loop(strategy, tmp_path):
         assert difference(model, plain) > 1e-4  # the method did something
     ours, theirs = (
         [
-            (r["task"], r["phase"], r["steps"], r["samples"], r["flops"])
+            (r["task"], r["phase"], r["steps"], r["samples"], r["flops"], r["stored_bytes"])
             for r in rows
             if r["phase"] in ("train", "consolidate")
         ]
@@ -186,8 +188,43 @@ def test_evaluations_and_accumulated_steps(tmp_path):
     assert (row["steps"], row["samples"]) == (3, 48)
 
     trained_on([texts(3)], callback, tmp_path, model, eval_strategy="steps", eval_steps=1)
-    phases = {row["phase"] for row in callback.ledger if row["task"] == 2}
-    assert phases == {"select", "train", "evaluate", "consolidate"}
+    rows = {row["phase"]: row for row in callback.ledger if row["task"] == 2}
+    assert rows.keys() == {"select", "train", "evaluate", "consolidate"}
+    data = {key: torch.stack([row[key] for row in texts(3)]) for key in texts(3)[0]}
+    forward = count_flops(lambda: model.eval()(**data))
+    assert (rows["evaluate"]["samples"], rows["evaluate"]["flops"]) == (3 * 16, 3 * forward)
+
+
+def test_an_epochs_last_group_may_be_smaller(tmp_path):
+    """The Trainer's loss is then of fewer parts, and so is the penalty."""
+    models = []
+    for settings in (
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3},
+        {"per_device_train_batch_size": 8},
+    ):
+        callback = FrostlineCallback("everything", EWC(strength=5.0, labels="empirical", samples=None))
+        model = trained_on([texts(1)], callback, tmp_path)
+        models.append(trained_on([texts(2, 1) * 16], callback, tmp_path, model, **settings))  # in any order the same
+    assert difference(*models) < 2e-6
+
+
+@pytest.mark.parametrize("when", ["before the first step", "in a step"])
+def test_after_an_error_the_task_begins_again(when, tmp_path):
+    callback, broken = FrostlineCallback("attention_projections", "ewc"), texts(1)
+    if when == "in a step":
+        broken = [*broken, {**broken[0], "odd": torch.zeros(1)}]
+        broken[:-1] = [{**row, "odd": torch.zeros(1)} for row in broken[:-1]]
+        trained_on([texts(1)], callback, tmp_path)
+    model = callback.net.net if callback.net else language_model()
+    bad = {"gradient_accumulation_steps": 2} if when != "in a step" else {"remove_unused_columns": False}
+    if when != "in a step":
+        callback.companion.strategy = Replay(capacity=4)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"replay mixes|is given odd"):
+            trained_on([broken], callback, tmp_path, model, **bad)
+    trained_on([texts(2)], callback, tmp_path, model)
+    assert len(callback.trained) == 1 + (when == "in a step")
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_classifiers_and_frozen_norms(tmp_path):

@@ -81,6 +81,12 @@ def test_what_is_drawn_again_is_the_same_and_nothing_is_kept(stream):
     assert source.nbytes == 4000 * 21 * 4
 
 
+@pytest.mark.parametrize(("slow", "rows"), [(20, 1), (19, 2), (18, 4)])
+def test_few_inputs_or_none_change_at_every_sample(slow, rows):
+    (batch,) = slowly_changing_regression(tasks=2, samples_per_task=9, slow_inputs=slow)[1].test.batches(99)
+    assert batch.x.shape == (rows, 20)
+
+
 def test_more_fast_inputs_than_can_be_counted_out_are_refused():
     with pytest.raises(UsageError, match=r"slow_inputs=2 of stream.inputs=20 .* at most 12: stream.slow_inputs=8"):
         slowly_changing_regression(slow_inputs=2)

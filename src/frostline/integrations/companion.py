@@ -1,9 +1,9 @@
 """What frostline does beside a loop that is not its own: choose what trains, remember, and make out the bill."""
 
-import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from frostline.core.types import Batch, Suite, Task, TaskStream
 from frostline.costs import CostMeter, Prices, StepCosts, TaskCosts
 from frostline.costs.flops import count_flops
 from frostline.costs.meter import totals
+from frostline.loop.pricing import traceless
 from frostline.selectors.base import Selector
 from frostline.strategies.base import Strategy
 from frostline.strategies.chain import Chain
@@ -48,6 +49,7 @@ class Companion:
         self.names: list[list[str]] = []  # what trained in each task
         self.held_out: dict[str, list[float]] = {}
         self.model: nn.Module | None = None
+        self.optimizer: Any = None  # the other loop's
         self.scope: Scope | None = None
         self._flops: dict[tuple[Any, ...], int] = {}
         self._open = ExitStack()  # the scope, while a task is learned
@@ -60,12 +62,14 @@ class Companion:
             self.meter.device = next(model.parameters()).device
         self.model = model
 
-    def begin(self, task: Task, shape: Sequence[int], classes: int, epochs: int, size: int, steps: int) -> Scope:
+    def begin(
+        self, task: Task, optimizer: Any, *, shape: Sequence[int], classes: int, epochs: int, size: int, steps: int
+    ) -> Scope:
         """Freeze what does not train, open the bill, and return the scope; a resumed loop goes on with what was chosen.
 
-        shape: of a sample. classes: number of logits. size: of a batch. steps: of the task.
+        optimizer: the loop's. shape: of a sample. classes: number of logits. size: of a batch. steps: of the task.
         """
-        model = self.model
+        model, self.optimizer = self.model, optimizer
         assert model is not None
         self.strategy.check(model, TaskStream("other", "domain", (replace(task, index=0),), classes, tuple(shape)))
         self.task, self._flops = task, {}
@@ -107,12 +111,10 @@ class Companion:
         return found if found.requires_grad else None
 
     def price(self, key: tuple[Any, ...], size: int, work: Callable[[], Any]) -> None:
-        """Put a forward and backward pass on the bill; `work` does one, counted off it, the first time that a shape comes.
-
-        It leaves no trace in weights, gradients, norms, random numbers or the strategy.
-        """
+        """Put a pass on the bill; `work` does one, counted off it and without a trace, the first time that a shape comes."""
+        assert self.scope is not None
         if key not in self._flops:
-            with self.meter.paused(), self._traceless():
+            with self.meter.paused(), traceless(self.strategy, self.scope, self.meter.device):
                 self._flops[key] = count_flops(work, self.meter.uncounted)
         row = self.meter.row
         row.samples += size
@@ -137,6 +139,8 @@ class Companion:
     def end(self) -> None:
         """Let the strategy remember what must not be lost; unfreeze, and stand before the next task."""
         assert self.scope is not None
+        self.enter("train")
+        self.meter.row.stored_bytes = self.strategy.stored_bytes() + self.selector.stored_bytes()
         self._phase.close()
         with self.meter.phase("consolidate", self.index, count=True) as row:
             self.strategy.after_task(self.scope, self.task)
@@ -145,7 +149,7 @@ class Companion:
         self.index += 1
 
     def abandon(self) -> None:
-        """Unfreeze after a training that an error ended; the task was not learned."""
+        """Unfreeze after a training that an error ended, if one did: its task was not learned."""
         self._phase.close()
         self._open.close()
         del self.names[self.index :]
@@ -153,6 +157,8 @@ class Companion:
     def evaluate(self, suites: Mapping[str, Suite], size: int) -> None:
         """Add each suite's mean loss per target; charged to `evaluate`, of set-up where no task has begun."""
         assert self.model is not None
+        if not suites:
+            return
         task = self.index - 1 if self.index else None
         with self.meter.phase("evaluate", task, count=True) as row, torch.no_grad(), evaluating(self.model):
             for name, suite in suites.items():
@@ -176,8 +182,8 @@ class Companion:
         return {
             "schema": "frostline.companion/1",
             "trained": [[name.removeprefix(self.prefix) for name in names] for names in self.names],
-            "held_out": self.held_out,
-            "forgetting": self.forgetting,
+            "held_out": {name: list(map(_number, losses)) for name, losses in self.held_out.items()},
+            "forgetting": {name: _number(rise) for name, rise in self.forgetting.items()},
             "ledger": [dict(vars(row)) for row in self.meter.rows],
             "totals": totals(self.meter.rows),
             "uncounted_operators": sorted(self.meter.uncounted),
@@ -186,7 +192,7 @@ class Companion:
     def save(self, file: Path) -> None:
         """Write the result as JSON."""
         with atomic_write(file) as f:
-            json.dump(self.result(), f, indent=1)
+            json.dump(self.result(), f, indent=1, allow_nan=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that going on depends on, as tensors and plain values."""
@@ -220,30 +226,15 @@ class Companion:
             return self.logits(batch, weights)
 
     def state(self, name: str) -> dict[str, Any]:
-        raise UsageError("This method changes the optimizer's state, which is another loop's here.")
+        assert self.scope is not None
+        return {} if self.optimizer is None else self.optimizer.state[self.scope.parameters[name]]
 
     def learning_rate(self) -> float:
-        return 0.0
+        return 0.0 if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
 
-    @contextmanager
-    def _traceless(self) -> Iterator[None]:
-        assert self.scope is not None
-        model = self.scope.model
-        strategy = copy.deepcopy(self.strategy.state_dict())
-        buffers = {name: b.clone() for name, b in model.named_buffers()}
-        grads = {name: p.grad for name, p in self.scope.parameters.items()}
-        for p in self.scope.parameters.values():
-            p.grad = None
-        device = self.meter.device
-        try:
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                yield
-        finally:
-            self.strategy.load_state_dict(strategy)
-            for name, b in model.named_buffers():
-                b.copy_(buffers[name])
-            for name, p in self.scope.parameters.items():
-                p.grad = grads[name]
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _first(task: Task, size: int) -> Batch:

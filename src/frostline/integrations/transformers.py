@@ -1,6 +1,6 @@
 """Hugging Face's Trainer, and TRL's: our selector, strategies and bill as a callback."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
-from frostline.core.objectives import IGNORED, Classification, Objective, Regression
 from frostline.core.torchvision_schemas import torchvision
-from frostline.core.types import Batch, Suite, Task
+from frostline.core.types import Suite, Task
 from frostline.integrations.companion import Companion
 from frostline.selectors.roles import Role
 
 torchvision()  # transformers imports it
 try:
     from transformers import TrainerCallback
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from frostline.integrations.hugging_face import DataSet, Logits
 except ImportError as error:
     raise UsageError("FrostlineCallback needs transformers: pip install 'frostline[text]' accelerate.") from error
 
 CHECKPOINT = "frostline.pt"  # in each checkpoint of the Trainer's
 RESULT = "frostline.json"  # in its output_dir
-TEXT = ("input_ids", "attention_mask", "token_type_ids")
-NOT_DATA = ("labels", "num_items_in_batch", "return_loss", "use_cache", "output_hidden_states", "output_attentions")
 _JOINED: WeakKeyDictionary[nn.Module, "FrostlineCallback"] = WeakKeyDictionary()
 
 
@@ -57,8 +55,8 @@ class FrostlineCallback(TrainerCallback):
         self.held_out = dict(held_out or {})
         self._selector = selector
         self._length: int | None = None  # of samples in memory
-        self.net: _Logits | None = None
-        self._live = False  # a forward pass is one of the Trainer's own training
+        self.net: Logits | None = None
+        self._doing: str | None = None  # what the Trainer's forward passes are for: train, evaluate
         self._hooks: list[Any] = []
 
     @property
@@ -90,41 +88,55 @@ class FrostlineCallback(TrainerCallback):
         if self.net is not None and self.net.net is not model:
             raise UsageError("This FrostlineCallback went with another model. Expected a new one for each model.")
         if self.net is None:
-            self.net = _Logits(model)
+            self.net = Logits(model)
             rule = self.companion.selector
             if self.net.shifts and isinstance(self._selector, str) and isinstance(rule, Role):
                 rule.with_head = False  # a language model's is no new one
             self.companion.join(self.net)
 
     def on_train_begin(
-        self, args: Any, state: Any, control: Any, model: Any = None, train_dataloader: Any = None, **others: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        train_dataloader: Any = None,
+        optimizer: Any = None,
+        **others: Any,
     ) -> None:
         """Choose what trains; everything else is frozen from here on."""
         assert self.net is not None
-        if self._hooks:
-            self._let_go()  # of a training that an error ended
+        self._let_go()  # of a training that an error ended
         if state.global_step:
             self._resume(args, state)
-        source = _Source(train_dataloader.dataset, train_dataloader.collate_fn, self.net)
-        self.suites = {
-            name: Suite(name, _Source(data, train_dataloader.collate_fn, self.net), objective=self.net.objective)
-            for name, data in self.held_out.items()
-        }
-        size = args.per_device_train_batch_size
-        if self.suites and not self.companion.held_out:
-            self.companion.evaluate(self.suites, args.per_device_eval_batch_size)
-        shape = next(iter(source.batches(1))).x.shape[1:]
-        task = Task(self.companion.index, f"{self.companion.index}", (), source, source, objective=self.net.objective)
-        self.companion.begin(
-            task, shape, self.net.classes, max(1, round(state.num_train_epochs)), size, state.max_steps
-        )
-        self._parts = args.gradient_accumulation_steps
-        if self.companion.strategy.uses("augment"):
-            self._length = source.length = self._length or shape[0]
-        if self._length and self._parts > 1:
+        self._together, self._batches = args.gradient_accumulation_steps, len(train_dataloader)
+        mixes = self.companion.strategy.uses("augment")
+        if mixes and self._together > 1:
             raise UsageError(
-                f"gradient_accumulation_steps={self._parts}: replay mixes into whole batches. Expected 1, and a larger batch."
+                f"gradient_accumulation_steps={self._together}: replay mixes into whole batches. Expected 1 and a larger "
+                "per_device_train_batch_size."
             )
+        collate = train_dataloader.collate_fn
+        data = DataSet(train_dataloader.dataset, collate, self.net)
+        self.suites = {
+            name: Suite(name, DataSet(held, collate, self.net), objective=self.net.objective)
+            for name, held in self.held_out.items()
+        }
+        if not self.companion.held_out:
+            self.companion.evaluate(self.suites, args.per_device_eval_batch_size)
+        shape = next(iter(data.batches(1))).x.shape[1:]
+        if mixes:
+            self._length = data.length = self._length or shape[0]
+        index = self.companion.index
+        self.companion.begin(
+            Task(index, f"{index}", (), data, data, objective=self.net.objective),
+            optimizer,
+            shape=shape,
+            classes=self.net.classes,
+            epochs=max(1, round(state.num_train_epochs)),
+            size=args.per_device_train_batch_size,
+            steps=state.max_steps,
+        )
         self._hooks = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True),
@@ -132,7 +144,9 @@ class FrostlineCallback(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Forward passes are training from here on."""
-        self._live, self._number = True, state.global_step
+        self._doing, self._number = "train", state.global_step
+        begun = state.global_step * self._together % (-(-self._batches // self._together) * self._together)
+        self._parts = min(self._together, self._batches - begun)  # an epoch's last group may be smaller
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Gradients are there, clipped if max_grad_norm says so."""
@@ -144,43 +158,50 @@ class FrostlineCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """What comes next may be an evaluation or a checkpoint."""
-        self._live = False
         self._turn(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """The same."""
         self._turn(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """A checkpoint may be what comes after it."""
         if self._hooks:
-            self.companion.enter(None if control.should_save else "train")
+            self._enter("save" if control.should_save else "train")
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Leave what a resume needs in the Trainer's checkpoint."""
         torch.save({**self.companion.state_dict(), "length": self._length}, _folder(args, state) / CHECKPOINT)
         if self._hooks:
-            self.companion.enter("train")
+            self._enter("train")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Remember, unfreeze, measure, and write what came of it."""
-        self._live = False
-        self.companion.enter(None)
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._remove_hooks()
         self.companion.end()
-        if self.suites:
-            self.companion.evaluate(self.suites, args.per_device_eval_batch_size)
+        self.companion.evaluate(self.suites, args.per_device_eval_batch_size)
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
         self.companion.save(Path(args.output_dir) / RESULT)
 
     def _turn(self, control: Any) -> None:
-        if self._hooks and (control.should_evaluate or control.should_save):
-            self.companion.enter("evaluate" if control.should_evaluate else None)
+        self._doing = None
+        if self._hooks and control.should_evaluate:
+            self._enter("evaluate")
+        elif self._hooks and control.should_save:
+            self._enter("save")
 
-    def _let_go(self) -> None:
+    def _enter(self, what: str) -> None:
+        """Charge what comes to a phase; checkpoints are nobody's cost."""
+        self.companion.enter(None if what == "save" else what)
+        self._doing = "evaluate" if what == "evaluate" else None
+
+    def _remove_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._live = [], False
+        self._hooks, self._doing = [], None
+
+    def _let_go(self) -> None:
+        self._remove_hooks()
         self.companion.abandon()
 
     def _resume(self, args: Any, state: Any) -> None:
@@ -198,16 +219,18 @@ class FrostlineCallback(TrainerCallback):
         )
 
     def _before_forward(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        assert self.net is not None
+        if self._doing == "evaluate":
+            with self._quiet():
+                self.companion.price((self._doing, *_shapes(kwargs)), _size(kwargs), lambda: module(**kwargs))
         if not self._training(module):
             return None
-        assert self.net is not None
         batch = self.net.batch(kwargs, self._length)
         with self._quiet():
             mixed = self.companion.mix(batch, self._number)
             kwargs = self.net.inputs(mixed, kwargs, self._parts) if len(mixed) > len(batch) else kwargs
             self._batch = mixed
-            shapes = {key: tuple(value.shape) for key, value in kwargs.items() if isinstance(value, Tensor)}
-            kind = (*sorted(shapes.items()), self.companion.strategy.work(len(batch)))
+            kind = (*_shapes(kwargs), self.companion.strategy.work(len(batch)))
             self.companion.price(kind, len(mixed), lambda: self._loss(module, kwargs).backward())
         return args, kwargs
 
@@ -229,126 +252,24 @@ class FrostlineCallback(TrainerCallback):
             output["loss"] = output["loss"] + penalty / (self._parts if "num_items_in_batch" in kwargs else 1)
 
     def _training(self, module: nn.Module) -> bool:
-        return self._live and module.training and torch.is_grad_enabled()
+        return self._doing == "train" and module.training and torch.is_grad_enabled()
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Let forward passes of our own go by unseen."""
-        self._live = False
+        was, self._doing = self._doing, None
         try:
             yield
         finally:
-            self._live = True
+            self._doing = was
 
 
-class _Logits(nn.Module):
-    """A model of Hugging Face's as frostline's are: one tensor in, logits out, targets where they are predicted.
-
-    What goes in is [B, L, K], the token ids with what comes beside them, or the model's main input as it is.
-    """
-
-    def __init__(self, net: Any):
-        super().__init__()
-        self.net = net
-        self.keys: tuple[str, ...] = ()
-        self.main = net.main_input_name
-        name = type(net).__name__
-        self.shifts = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or name.endswith(
-            ("ForCausalLM", "LMHeadModel")
-        )
-        self.classes = int(getattr(net.config, "vocab_size", 1) if self.shifts else net.config.num_labels)
-        regression = not self.shifts and getattr(net.config, "problem_type", None) == "regression"
-        self.objective: Objective = Regression() if regression or self.classes == 1 else Classification()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits."""
-        more = {"use_cache": False} if self.shifts else {}
-        given = dict(zip(self.keys, x.unbind(-1), strict=True)) if self.keys else {self.main: x}
-        return self.net(**given, **more).logits
-
-    def batch(self, inputs: Mapping[str, Any], length: int | None = None) -> Batch:
-        """Return what a collator made of some samples; padded to `length`, where a memory has samples of that."""
-        if inputs.get("labels") is None:
-            raise UsageError(
-                "The model is called without labels, so its loss is made elsewhere (label_smoothing_factor, compute_loss_func, "
-                "or a collator that gives none). Expected labels beside the inputs."
-            )
-        known = [key for key in TEXT if inputs.get(key) is not None] if self.main == "input_ids" else [self.main]
-        other = [k for k, v in inputs.items() if isinstance(v, Tensor) and k not in (*known, *NOT_DATA)]
-        if other or self.main not in known:
-            found = ", ".join(other) or f"no {self.main}"
-            raise UsageError(f"The model is given {found}: expected {', '.join(TEXT)} and labels.")
-        self.keys = tuple(known) if self.main == "input_ids" else ()
-        x = torch.stack([inputs[key] for key in known], -1) if self.keys else inputs[self.main]
-        y = inputs["labels"]
-        if self.shifts:  # token t is what place t - 1 predicts
-            y = torch.cat([y[:, 1:], torch.full_like(y[:, :1], IGNORED)], 1)
-        if length is not None and self.keys:
-            x, y = self._padded(x, y, length)
-        places = torch.arange(len(x), device=x.device)
-        return Batch(x, y, torch.zeros_like(places), places)
-
-    def inputs(self, batch: Batch, given: Mapping[str, Any], parts: int) -> dict[str, Any]:
-        """Return what the model is called with for a batch to which samples were added."""
-        own = dict(zip(self.keys, batch.x.unbind(-1), strict=True)) if self.keys else {self.main: batch.x}
-        y = batch.y
-        if self.shifts:
-            y = torch.cat([torch.full_like(y[:, :1], IGNORED), y[:, :-1]], 1)
-        found = {**given, **own, "labels": y}
-        if (count := given.get("num_items_in_batch")) is not None:
-            more = self.objective.counted(batch.y).sum() - (given["labels"][..., 1:] != IGNORED).sum()
-            found["num_items_in_batch"] = count + parts * more
-        return found
-
-    def _padded(self, x: Tensor, y: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        more = length - x.shape[1]
-        if more < 0:
-            raise UsageError(
-                f"A batch has {x.shape[1]} tokens a sample, and those in memory {length}: replay keeps samples of one length. "
-                "Expected a tokenizer that pads all to one: padding='max_length'."
-            )
-        if not more:
-            return x, y
-        filling = [getattr(self.net.config, "pad_token_id", None) or 0, 0, 0][: x.shape[2]]
-        pad = x.new_tensor(filling).expand(len(x), more, -1)
-        y = torch.cat([y, y.new_full((len(y), more), IGNORED)], 1) if y.ndim > 1 else y
-        return torch.cat([x, pad], 1), y
+def _shapes(inputs: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    return sorted((key, tuple(value.shape)) for key, value in inputs.items() if isinstance(value, Tensor))
 
 
-class _Source:
-    """A Trainer's data set as frostline's are: batches in any order, as its collator makes them."""
-
-    nbytes = 0
-
-    def __init__(self, data: Any, collate: Callable[[list[Any]], Any], net: _Logits):
-        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-            raise UsageError(f"{type(data).__name__} has no length: expected a data set whose samples can be counted.")
-        self.data, self.collate, self.net = data, collate, net
-        self.length: int | None = None  # that batches are filled up to
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    @property
-    def labels(self) -> Tensor:
-        """All targets: a walk through the data."""
-        found = [batch.y.cpu() for batch in self.batches(64)]
-        if found[0].ndim == 1:
-            return torch.cat(found)
-        longest = max(y.shape[1] for y in found)
-        return torch.cat([nn.functional.pad(y, (0, longest - y.shape[1]), value=IGNORED) for y in found])
-
-    def batches(
-        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
-    ) -> Iterator[Batch]:
-        """Yield batches; each costs what its samples take to collate."""
-        device = next(self.net.parameters()).device
-        order = torch.arange(len(self)) if order is None else order
-        for rows in order[start * size :].split(size):
-            if len(rows):
-                inputs = self.collate([self.data[int(row)] for row in rows])
-                inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-                yield self.net.batch(inputs, self.length)
+def _size(inputs: Mapping[str, Any]) -> int:
+    return next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim)
 
 
 def _folder(args: Any, state: Any) -> Path:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -63,15 +63,6 @@ class Engine(Protocol):
         """Whether batches must come with their samples: not where nobody looks at them, or the engine reads them itself."""
         ...
 
-    @property
-    def stride(self) -> int:
-        """The most steps that it takes without anybody having to look at one: 1 where a method does."""
-        ...
-
-    def march(self, batches: Sequence[Batch], count: int) -> Tensor:
-        """Take `count` steps, each on as many rows of the lessons' batches, in their order; return the losses [count, S]."""
-        ...
-
     def complete(self, batch: Batch) -> Batch:
         """Return a batch with its samples, where they were left to be read with the others'."""
         ...
@@ -114,6 +105,20 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Settle, and check that nothing went wrong unseen."""
+        ...
+
+
+@runtime_checkable
+class Marching(Protocol):
+    """An engine that can take several steps in a row, at which nobody but itself looks."""
+
+    @property
+    def stride(self) -> int:
+        """The most steps that it takes in a row: 1 where a method, a selector or a schedule looks at each."""
+        ...
+
+    def march(self, batches: Sequence[Batch], count: int) -> Tensor:
+        """Take `count` steps, each on as many rows of the lessons' batches, in their order; return the losses [count, S]."""
         ...
 
 

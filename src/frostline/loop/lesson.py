@@ -1,6 +1,7 @@
 """Lesson: one run learning one part of a task, and how far it is."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from frostline.loop.backend import Entrance
 from frostline.loop.pricing import price_full, task_costs
 from frostline.loop.run import Run
 from frostline.selectors.base import Change
+
+BLOCK_S = 0.05  # of steps that are taken in a row
 
 
 class Lesson:
@@ -41,6 +44,13 @@ class Lesson:
         """What trains now."""
         assert self.run.progress.change is not None
         return self.run.progress.change
+
+    @property
+    def undisturbed(self) -> int:
+        """Steps until something else trains, or is evaluated within the task."""
+        every, step = self.run.settings.evaluate_every, self.run.progress.step
+        ends = [self.total, self.change.until or self.total] + ([(step // every + 1) * every] if every else [])
+        return min(ends) - step
 
     @property
     def epochs_left(self) -> float:
@@ -122,3 +132,24 @@ class Lesson:
     def stored_bytes(self) -> int:
         """Return the bytes that the method keeps at this moment."""
         return self.run.strategy.stored_bytes() + self.run.selector.stored_bytes() + self.entrance.nbytes
+
+
+def blocks(lessons: Sequence[Lesson], samples: bool, stride: int) -> Iterator[tuple[Sequence[Batch], int]]:
+    """Yield each lesson's next batch and 1; or, with a longer stride, those of several steps in one and how many.
+
+    So many that the loop looks up every BLOCK_S or so, that no change of what trains and no evaluation falls within them, and
+    that all are of one size.
+    """
+    if stride == 1:
+        for batches in zip(*(lesson.batches(samples) for lesson in lessons), strict=True):
+            yield batches, 1
+        return
+    size, pace = lessons[0].run.settings.batch_size, 1
+    for chunks in zip(*(lesson.batches(samples, stride) for lesson in lessons), strict=True):
+        done = 0
+        while done < len(chunks[0]):
+            several = max(1, min(pace, lessons[0].undisturbed, (len(chunks[0]) - done) // size))
+            begin = time.monotonic()
+            yield [chunk.rows(slice(done, done + several * size)) for chunk in chunks], several
+            done += several * size
+            pace = min(stride, 2 * pace if time.monotonic() - begin < BLOCK_S else max(1, pace // 2))

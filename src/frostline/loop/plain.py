@@ -52,8 +52,6 @@ class Whole:
 class Alone:
     """The steps of one lesson; `compiled` takes the place of the entrance's forward pass, where there is such a one."""
 
-    stride = 1
-
     def __init__(
         self, lesson: Lesson, scope: Scope, optimizer: torch.optim.Optimizer | None = None, compiled: Any = None
     ):
@@ -67,9 +65,6 @@ class Alone:
     @property
     def wants_samples(self) -> bool:
         return not self.entrance.line or self.lesson.run.strategy.reads_samples()
-
-    def march(self, batches: Sequence[Batch], count: int) -> Tensor:
-        raise NotImplementedError
 
     def complete(self, batch: Batch) -> Batch:
         return batch

@@ -14,6 +14,7 @@ from frostline.costs import Reference, StepCosts, TaskCosts
 from frostline.costs.flops import count_flops
 from frostline.loop.run import Run
 from frostline.loop.stepping import take_step
+from frostline.strategies.base import Strategy
 
 
 def step_kind(run: Run, batch: Batch) -> tuple[Hashable, ...]:
@@ -22,24 +23,27 @@ def step_kind(run: Run, batch: Batch) -> tuple[Hashable, ...]:
 
 
 @contextmanager
-def traceless(run: Run, scope: Scope) -> Iterator[None]:
+def traceless(strategy: Strategy, scope: Scope, device: torch.device) -> Iterator[None]:
     """Put back what a step without an update goes through: strategy, weights, norms, random numbers, gradients."""
-    strategy = copy.deepcopy(run.strategy.state_dict())
-    buffers = {name: b.clone() for name, b in run.model.named_buffers()}
-    moves = run.strategy.uses("after_step")
+    kept = copy.deepcopy(strategy.state_dict())
+    buffers = {name: b.clone() for name, b in scope.model.named_buffers()}
+    moves = strategy.uses("after_step")
     weights = {name: p.detach().clone() for name, p in scope.parameters.items()} if moves else {}
+    gradients = {name: p.grad for name, p in scope.parameters.items()}
+    for p in scope.parameters.values():
+        p.grad = None
     try:
-        with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:  # also where the step failed: a run may go on without what was tried
-        run.strategy.load_state_dict(strategy)
+        strategy.load_state_dict(kept)
         with torch.no_grad():
-            for name, b in run.model.named_buffers():
+            for name, b in scope.model.named_buffers():
                 b.copy_(buffers[name])
             for name, value in weights.items():
                 scope.parameters[name].copy_(value)
-        for p in scope.parameters.values():
-            p.grad = None
+        for name, p in scope.parameters.items():
+            p.grad = gradients[name]
 
 
 class StepCounter:
@@ -88,7 +92,7 @@ class StepCounter:
             nonlocal seen
             seen = take_step(self.engine, [batch], update=False)[1][0]
 
-        with traceless(self.run, self.scope):
+        with traceless(self.run.strategy, self.scope, self.run.device):
             flops = count_flops(work, self.run.meter.uncounted)
         return flops, seen
 

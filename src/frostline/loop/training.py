@@ -5,25 +5,22 @@ steps of a stretch in which they train the same parts and for evaluations, which
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
-from frostline.core.types import Batch
 from frostline.costs import all_paused
-from frostline.loop.backend import Engine
+from frostline.loop.backend import Engine, Marching
 from frostline.loop.evaluation import evaluate_within, record_nothing
 from frostline.loop.interrupts import STOP, Ended
-from frostline.loop.lesson import Lesson
+from frostline.loop.lesson import Lesson, blocks
 from frostline.loop.optimizing import close_optimizer, rates_change
 from frostline.loop.plain import Alone
 from frostline.loop.pricing import StepCounter, count_plain
 from frostline.loop.run import Run, take_checkpoints
 from frostline.loop.stepping import take_step
 from frostline.loop.watching import Lookout, lookout
-
-BLOCK_S = 0.05  # of steps in which nobody looks up
 
 
 def run_stream(*runs: Run) -> None:
@@ -142,7 +139,8 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
     varying = any(map(rates_change, lessons))
     for run in runs[1:]:  # equal models: counted once
         run.step_flops = runs[0].step_flops
-    for batches, several in blocks(lessons, engine):
+    stride = engine.stride if isinstance(engine, Marching) else 1
+    for batches, several in blocks(lessons, engine.wants_samples, stride):
         for step in engine.steps:
             step.number = progress.step
         if varying:
@@ -154,10 +152,10 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
             counter(batch, several) for counter, batch in zip(counters, firsts, strict=True)
         ]
         now = slice(progress.step, progress.step + several)
-        if several == 1:
-            engine.losses[now], samples = take_step(engine, batches)
-        else:
+        if several > 1 and isinstance(engine, Marching):
             engine.losses[now], samples = engine.march(batches, several), [len(batch) for batch in batches]
+        else:
+            engine.losses[now], samples = take_step(engine, batches)
         for run, count, cost in zip(runs, samples, flops, strict=True):
             run.meter.step(count, several * cost, several)
             run.progress.step += several
@@ -174,34 +172,6 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
         look.check()
         lesson.add_up()
         close_optimizer(lesson, scope)
-
-
-def blocks(lessons: Sequence[Lesson], engine: Engine) -> Iterator[tuple[Sequence[Batch], int]]:
-    """Yield each lesson's next batch and 1; or those of several steps in one and how many, where the engine marches.
-
-    So many that somebody has a turn every tenth of a second, that no change of what trains falls within them, and that all
-    are of one size.
-    """
-    if engine.stride == 1:
-        for batches in zip(*(lesson.batches(engine.wants_samples) for lesson in lessons), strict=True):
-            yield batches, 1
-        return
-    size, pace = lessons[0].run.settings.batch_size, 1
-    for chunks in zip(*(lesson.batches(engine.wants_samples, engine.stride) for lesson in lessons), strict=True):
-        done = 0
-        while done < len(chunks[0]):
-            several = max(1, min(pace, _left(lessons[0]), (len(chunks[0]) - done) // size))
-            begin = time.monotonic()
-            yield [chunk.rows(slice(done, done + several * size)) for chunk in chunks], several
-            done += several * size
-            pace = min(engine.stride, 2 * pace if time.monotonic() - begin < BLOCK_S else max(1, pace // 2))
-
-
-def _left(lesson: Lesson) -> int:
-    """Return the steps until something changes, or is evaluated within the task."""
-    every, step = lesson.run.settings.evaluate_every, lesson.run.progress.step
-    ends = [lesson.total, lesson.change.until or lesson.total] + ([(step // every + 1) * every] if every else [])
-    return min(ends) - step
 
 
 def _due(lesson: Lesson) -> bool:

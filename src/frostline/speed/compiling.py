@@ -52,7 +52,7 @@ class Compiler:
         batch = next(iter(lesson.task.train.batches(run.settings.batch_size)))
         with run.meter.phase("compile", lesson.task.index) as row:
             try:
-                with traceless(run, scope):  # one step, so that both passes are compiled
+                with traceless(run.strategy, scope, run.device):  # one step, so that both passes are compiled
                     row.samples += take_step(Alone(lesson, scope, None, forward), [batch], update=False)[1][0]
                 row.steps += 1
                 self.forward = forward

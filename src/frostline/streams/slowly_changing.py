@@ -1,6 +1,7 @@
 """Regression on inputs that change slowly: where a net that goes on learning loses the ability to."""
 
 import functools
+import itertools
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ def slowly_changing_regression(
     one_of("stream.threshold", threshold, ("code", "paper"))
     in_range("stream.tasks", tasks, 1)
     in_range("stream.samples_per_task", samples_per_task, 1)
+    in_range("stream.inputs", inputs, 1)
     in_range("stream.slow_inputs", slow_inputs, 0, inputs)
     in_range("stream.units", units, 1)
     in_range("stream.beta", beta, 0, 1)
@@ -50,7 +52,9 @@ def slowly_changing_regression(
             f"sample. Expected at most {MOST}: stream.slow_inputs={inputs - MOST}."
         )
     slow = _slow_inputs(tasks, slow_inputs, change, seed)
-    fast = torch.cartesian_prod(*[torch.arange(2)] * (inputs - slow_inputs)).view(-1, inputs - slow_inputs)
+    fast = torch.tensor(list(itertools.product((0, 1), repeat=inputs - slow_inputs))).view(
+        2 ** (inputs - slow_inputs), -1
+    )
     target = functools.partial(_target, *_net(inputs, units, beta, threshold, seed))
     made = []
     for t, bits in enumerate(slow):
