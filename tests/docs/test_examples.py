@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from frostline.core.torchvision_schemas import torchvision
 from tests.conftest import ROOT
 
 
@@ -24,6 +25,21 @@ def test_the_readmes_python(tmp_path, monkeypatch, capsys):
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "cost.png").stat().st_size > 10_000
     assert "Learned " in capsys.readouterr().out
+
+
+def test_the_trainers_callback(tmp_path, capsys):
+    torchvision()  # before transformers
+    from transformers import TrainingArguments
+
+    from tests.integrations.test_trainer_callback import language_model, texts
+
+    settings = TrainingArguments(str(tmp_path), report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no")
+    names = {"english": texts(1), "german": texts(2), "french": texts(3), "model": language_model(), "args": settings}
+    (code,) = blocks("docs/integrations.md", "python")
+    assert len(code.strip().splitlines()) <= 10
+    exec(compile(code, "integrations.md", "exec"), names)
+    assert "'english': " in capsys.readouterr().out
+    assert json.loads((tmp_path / "frostline.json").read_text())["totals"]["usd"] > 0
 
 
 def test_the_notebook(tmp_path, monkeypatch, capsys):

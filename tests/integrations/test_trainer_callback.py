@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -13,6 +14,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.modeling_outputs import CausalLMOutput
 
 import frostline
 from frostline.core.checks import UsageError
@@ -124,6 +126,16 @@ def test_weights_and_operations_are_those_of_our_own_loop(strategy, tmp_path):
         for rows in (own.ledger.to_dict("records"), callback.ledger)
     )
     assert theirs == ours
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_without_a_selector_what_is_frozen_stays_frozen(tmp_path):
+    model = get_peft_model(language_model(), LoraConfig(target_modules=["q_proj"], r=2))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    callback = FrostlineCallback(strategy=EWC(labels="empirical", samples=4))
+    trained_on([texts(1), texts(2)], callback, tmp_path, model)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(callback.trained[0]) == {name for name in before if "lora_" in name}
 
 
 def test_held_out_loss_is_measured_before_and_after_each_task(tmp_path):
@@ -290,6 +302,29 @@ def test_a_checkpoint_that_was_saved_without_the_callback(tmp_path):
     trainer = trainer_for(language_model(), FrostlineCallback(), texts(1), tmp_path, **settings)
     with pytest.raises(UsageError, match=r"has no frostline.pt: it was saved without this callback"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize(("strategy", "goes"), [("ewc", True), (SI(1e4), True), ("lwf", False)])
+def test_a_loss_that_keeps_no_logits(strategy, goes, tmp_path):
+    """As TRL's, which makes it piece by piece."""
+    results = []
+    for keeps in (True, False):
+        model = language_model()
+        if not keeps:
+            forward = model.forward
+
+            def lean(*args, forward=forward, **kwargs):
+                output = forward(*args, **kwargs)
+                return CausalLMOutput(loss=output.loss) if "labels" in kwargs else output
+
+            model.forward = lean
+        callback = FrostlineCallback("attention_projections", strategy)
+        if not keeps and not goes:
+            with pytest.raises(UsageError, match=r"SFTConfig\(loss_type='nll'\)"):
+                trained_on([texts(1), texts(2)], callback, tmp_path, model, remove_unused_columns=False)
+            return
+        results.append(trained_on([texts(1), texts(2)], callback, tmp_path, model, remove_unused_columns=False))
+    assert difference(*results) < 1e-6
 
 
 def test_texts_of_other_lengths_in_memory(tmp_path):

@@ -1,5 +1,6 @@
 """Gradients of single examples: their sums by layer where that is one product, else one by one."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from weakref import WeakSet
@@ -157,25 +158,37 @@ def example_gradients(
         logits = functional_call(model, (weights, fixed), (x[None],))
         return measure(logits, y[None], None if mask is None else mask[None]).sum()
 
-    in_dims = (None, 0, 0, None if mask is None else 0)
     recurrent = any(isinstance(m, nn.RNNBase) for m in model.modules())  # has no rule for vmap
-    if not recurrent and model not in _ONE_BY_ONE:
-        of_all = vmap(grad(of_one), in_dims=in_dims, randomness="different")
-        try:
-            with sdpa_kernel(SDPBackend.MATH):  # nor have the fused kernels of attention: one call an example
-                return of_all(wanted, x, y, mask)
-        except RuntimeError as error:  # a model that asks its data what to do next, as masks of Hugging Face's do
-            if "vmap" not in str(error):
-                raise
-            _ONE_BY_ONE.add(model)
-    return _one_by_one(grad(of_one))(wanted, x, y, mask)
+    if recurrent or model in _ONE_BY_ONE:
+        return _one_by_one(model, measure, x, y, mask, list(wanted))
+    of_all = vmap(grad(of_one), in_dims=(None, 0, 0, None if mask is None else 0), randomness="different")
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # nor have the fused kernels of attention: one call an example
+            return of_all(wanted, x, y, mask)
+    except RuntimeError as error:  # a model that asks its data what to do next, or has hooks that no transform can run
+        if not re.search("vmap|functorch", str(error)):
+            raise
+        _ONE_BY_ONE.add(model)
+    return _one_by_one(model, measure, x, y, mask, list(wanted))
 
 
-def _one_by_one(of_one: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
-    """Return what vmap would of a function of (weights, x, y, mask), an example after another."""
-
-    def of_all(weights: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        each = [of_one(weights, x[i], y[i], None if mask is None else mask[i]) for i in range(len(y))]
-        return {name: torch.stack([grads[name] for grads in each]) for name in weights}
-
-    return of_all
+def _one_by_one(
+    model: nn.Module, measure: Measure, x: Tensor, y: Tensor, mask: Tensor | None, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the same, an example after another."""
+    parameters = [model.get_parameter(name) for name in names]
+    flags = [p.requires_grad for p in parameters]
+    found: list[list[Tensor]] = []
+    try:
+        for p in parameters:
+            p.requires_grad_()
+        for place in range(len(y)):
+            row = slice(place, place + 1)
+            with torch.enable_grad():
+                loss = measure(model(x[row]), y[row], None if mask is None else mask[row]).sum()
+            each = torch.autograd.grad(loss, parameters, allow_unused=True)
+            found.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, each, strict=True)])
+    finally:
+        for p, flag in zip(parameters, flags, strict=True):
+            p.requires_grad_(flag)
+    return {name: torch.stack([row[n] for row in found]) for n, name in enumerate(names)}

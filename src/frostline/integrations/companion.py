@@ -37,6 +37,7 @@ class Companion:
     """
 
     def __init__(self, selector: Any, strategy: Any, seed: int, price_per_hour: float, prefix: str = ""):
+        self.as_given = selector is None
         members, self.selector = methods_of(strategy, selector, seed)
         self.strategy: Strategy = members[0] if len(members) == 1 else Chain(members)
         if not isinstance(selector, Selector):
@@ -78,7 +79,10 @@ class Companion:
         if not resumed:
             with self.meter.phase("select", self.index, count=True):
                 self.selector.check(model, costs)
-                self.names.append(sorted(self.selector(model, task, costs)))
+                chosen = self.selector(model, task, costs)
+                if self.as_given:  # a base model under adapters, say, stays as its owner froze it
+                    chosen = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+                self.names.append(sorted(chosen))
         self.scope = scope = self._open.enter_context(Scope(model, frozenset(self.names[self.index])).thawed())
         self._still = list(frozen_norms(model))
         self.step = Step(scope, task, steps, self)
@@ -109,6 +113,11 @@ class Companion:
             return None
         found = self.strategy.penalty(self.step, batch, logits)
         return found if found.requires_grad else None
+
+    def reads_logits(self) -> bool:
+        """Tell whether what is added to the loss is about the batch, and not about weights alone."""
+        members = getattr(self.strategy, "members", [self.strategy])
+        return any(member.uses("penalty") and member.reads_samples() for member in members)
 
     def price(self, key: tuple[Any, ...], size: int, work: Callable[[], Any]) -> None:
         """Put a pass on the bill; `work` does one, counted off it and without a trace, the first time that a shape comes."""

@@ -31,7 +31,8 @@ _JOINED: WeakKeyDictionary[nn.Module, "FrostlineCallback"] = WeakKeyDictionary()
 class FrostlineCallback(TrainerCallback):
     """Freeze all but what a rule chooses, keep what was learned, measure what it costs and what is forgotten.
 
-    selector, strategy: a name, with the settings of its YAML, or an object; several strategies are a chain. Methods that add
+    selector, strategy: a name, with the settings of its YAML, or an object; without a selector all trains that is not
+    frozen yet, as PEFT's adapters are not; several strategies are a chain. Methods that add
     to the loss or to the batch: ewc, si, mas, lwf, l2_sp, replay and others, also those that change gradients, which they see
     as max_grad_norm leaves them; what decides over the loop is refused. A rule given by name trains a fine-tuned language
     model without its head. One callback goes with a model through all of its tasks: each call of train, of one Trainer or of
@@ -126,7 +127,7 @@ class FrostlineCallback(TrainerCallback):
             self.companion.evaluate(self.suites, args.per_device_eval_batch_size)
         shape = next(iter(data.batches(1))).x.shape[1:]
         if mixes:
-            self._length = data.length = self._length or shape[0]
+            self._length = data.length = self._length or max(batch.x.shape[1] for batch in data.batches(64))
         index = self.companion.index
         self.companion.begin(
             Task(index, f"{index}", (), data, data, objective=self.net.objective),
@@ -247,7 +248,14 @@ class FrostlineCallback(TrainerCallback):
         return output["loss"]
 
     def _add(self, output: Any, kwargs: dict[str, Any]) -> None:
-        penalty = self.companion.penalty(self._batch, output["logits"].float())
+        logits = output.get("logits")
+        if logits is None and self.companion.reads_logits():
+            raise UsageError(
+                "The model gives out no logits, which the method looks at. Expected a loss that keeps them, in TRL "
+                "SFTConfig(loss_type='nll')."
+            )
+        logits = output["loss"].detach() if logits is None else logits  # methods about weights only put zeros beside it
+        penalty = self.companion.penalty(self._batch, logits.float())
         if penalty is not None:  # where the loss is of all that is accumulated, each part of it adds its share
             output["loss"] = output["loss"] + penalty / (self._parts if "num_items_in_batch" in kwargs else 1)
 
