@@ -63,7 +63,7 @@ def test_a_run_leaves_what_the_contract_says(cli, tmp_path):
         "average_accuracy", "average_incremental_accuracy", "learning_accuracy", "backward_transfer",
         "forward_transfer", "forgetting", "intransigence", "worst_case_accuracy",
         "anytime_accuracy", "stability_gap", "worst_case_within", "task_aware_accuracy", "negative_flip_rate",
-        "held_out_change",
+        "prequential_accuracy", "held_out_change",
     }  # fmt: skip
     row = content["ledger"][-1]
     assert {

@@ -18,6 +18,7 @@ KNOWN = {
     "learning_accuracy": (0.9 + 0.8 + 0.7) / 3,
     "backward_transfer": ((0.5 - 0.9) + (0.6 - 0.8)) / 2,
     "forward_transfer": ((0.4 - 0.2) + (0.35 - 0.3)) / 2,
+    "prequential_accuracy": (0.4 + 0.35) / 2,
     "forgetting": ((0.95 - 0.5) + (0.8 - 0.6)) / 2,
     "worst_case_accuracy": 0.7 / 3 + 2 / 3 * (0.5 + 0.6) / 2,
 }

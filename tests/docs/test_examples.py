@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from frostline.core.torchvision_schemas import torchvision
 from tests.conftest import ROOT
@@ -35,11 +36,45 @@ def test_the_trainers_callback(tmp_path, capsys):
 
     settings = TrainingArguments(str(tmp_path), report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no")
     names = {"english": texts(1), "german": texts(2), "french": texts(3), "model": language_model(), "args": settings}
-    (code,) = blocks("docs/integrations.md", "python")
+    code = blocks("docs/integrations.md", "python")[0]
     assert len(code.strip().splitlines()) <= 10
     exec(compile(code, "integrations.md", "exec"), names)
     assert "'english': " in capsys.readouterr().out
     assert json.loads((tmp_path / "frostline.json").read_text())["totals"]["usd"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightnings_callback(tmp_path, monkeypatch, capsys):
+    from tests.integrations.test_lightning_callback import Classifier, loader
+
+    monkeypatch.chdir(tmp_path)
+    names = {"english": loader(1), "german": loader(2), "french": loader(3), "module": Classifier()}
+    code = blocks("docs/integrations.md", "python")[1]
+    assert len(code.strip().splitlines()) <= 10
+    exec(compile(code, "integrations.md", "exec"), names)
+    assert "'english': " in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "frostline.json").read_text())["totals"]["usd"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_avalanches_plugin(capsys):
+    from avalanche.training.plugins import EvaluationPlugin
+
+    from frostline.streams import from_arrays
+    from tests.integrations.test_avalanche_plugin import benchmark_of, small
+
+    model = small(shape=(1, 8, 8), classes=10)
+    names = {
+        "benchmark": benchmark_of(from_arrays("digits", samples_per_class=6)),
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "criterion": torch.nn.CrossEntropyLoss(),
+        "evaluator": EvaluationPlugin(loggers=[]),
+    }
+    code = blocks("docs/integrations.md", "python")[2]
+    assert len(code.strip().splitlines()) <= 10
+    exec(compile(code, "integrations.md", "exec"), names)
+    assert "usd" in capsys.readouterr().out
 
 
 def test_the_notebook(tmp_path, monkeypatch, capsys):

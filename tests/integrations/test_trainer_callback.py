@@ -282,7 +282,7 @@ def test_what_a_trainer_cannot_do_is_refused_at_once(make, message):
 def test_a_trainer_that_cannot_be_served_is_refused(tmp_path):
     model, callback = language_model(), FrostlineCallback()
     trainer_for(model, callback, texts(1), tmp_path)
-    with pytest.raises(UsageError, match="has a FrostlineCallback already"):
+    with pytest.raises(UsageError, match="has frostline beside it already"):
         trainer_for(model, FrostlineCallback(), texts(1), tmp_path)
     with pytest.raises(UsageError, match="went with another model"):
         trainer_for(language_model(), callback, texts(1), tmp_path)

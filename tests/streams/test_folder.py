@@ -7,7 +7,7 @@ from PIL import Image
 
 from frostline.core.checks import UsageError
 from frostline.streams import image_folder
-from frostline.streams.folder import as_rgb
+from frostline.streams.images import as_rgb
 
 
 def make(root, classes=("cat", "dog"), each=6, size=8):
@@ -117,3 +117,36 @@ def test_images_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
     with pytest.raises(UsageError, match=r"in_memory=true would take .*Expected false"):
         image_folder(str(tmp_path), tasks=2, image_size=8, in_memory=True)
+
+
+def test_folders_of_classes_are_tasks_and_a_share_is_tested_on(tmp_path):
+    for alphabet, characters in (("Greek", 3), ("Latin", 2), ("Cyrillic", 4)):
+        make(tmp_path / "whole" / alphabet, [f"character{i}" for i in range(1, characters + 1)], each=5)
+        (tmp_path / "whole" / alphabet / "test").rename(tmp_path / alphabet)
+    root = tmp_path / "letters"
+    root.mkdir()
+    for alphabet in ("Greek", "Latin", "Cyrillic"):
+        (tmp_path / alphabet).rename(root / alphabet)
+    stream = image_folder(str(root), task_folders=True, test_share=0.2, image_size=8, workers=0)
+    assert [task.name for task in stream.tasks] == ["0: Cyrillic", "1: Greek", "2: Latin"]
+    assert [len(task.classes) for task in stream.tasks] == [4, 3, 2]
+    assert [(len(task.train), len(task.test)) for task in stream.tasks] == [(16, 4), (12, 3), (8, 2)]
+    paths = {
+        part: {
+            source.dataset.paths[row]
+            for task in stream.tasks
+            for source in [getattr(task, part)]
+            for row in source.rows
+        }
+        for part in ("train", "test")
+    }
+    assert len(paths["train"]) == 36
+    assert not {p.parent / p.name for p in paths["train"]} & paths["test"]
+    again = image_folder(
+        str(root), task_folders=True, test_share=0.2, image_size=8, workers=0, class_order="random", seed=1
+    )
+    assert {task.name.partition(": ")[2] for task in again.tasks} == {"Cyrillic", "Greek", "Latin"}
+    with pytest.raises(UsageError, match=r"expected images under train/TASK/CLASS/ .* stream.test_share=0.2"):
+        image_folder(str(root), task_folders=True, image_size=8)
+    with pytest.raises(UsageError, match=r"holds no folders of images. Expected TASK/CLASS"):
+        image_folder(str(root / "Greek"), task_folders=True, test_share=0.2, image_size=8)

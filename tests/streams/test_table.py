@@ -286,3 +286,18 @@ def test_what_counts_as_right_goes_with_the_units_of_the_target():
         500 * frame()["size"].std(), rel=1e-3
     )
     assert from_table(data, "target", tolerance=3.0, **given).objective.tolerance == 3.0
+
+
+def test_rows_are_tested_before_they_are_learned():
+    data = frame(60)[["size"]].assign(kind=[i % 2 for i in range(60)])
+    data.loc[20:, "size"] += 100
+    stream = from_table(data, "kind", task_column="row", tasks=3, prequential=True)
+    assert [len(task.train) for task in stream.tasks] == [20, 20, 20]
+    for task in stream.tasks:
+        assert torch.equal(everything(task.train).x, everything(task.test).x)
+        assert torch.equal(everything(task.train).y, everything(task.test).y)
+    first = everything(stream[0].train).x
+    assert abs(float(first.mean())) < 1e-6  # standardised by what is known by then
+    assert float(everything(stream[1].train).x.mean()) > 10
+    with pytest.raises(UsageError, match=r"prequential=true tests rows in the order .*stream.task_column"):
+        from_table(data, "kind", prequential=True)

@@ -54,6 +54,34 @@ def export(
     typer.echo(f"Written to {to}")
 
 
+@app.command()
+def drift(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A file or folder, or stream.KEY=VALUE; none: later tasks of the run's stream (--learned)."
+        ),
+    ] = None,
+    learned: Annotated[
+        int | None, typer.Option(help="How many tasks of the run's stream are known; default all.")
+    ] = None,
+    against: Annotated[
+        str, typer.Option(help="'learned': all that is known; 'previous': the task before each.")
+    ] = "learned",
+    samples: Annotated[int, typer.Option(help="Looked at of each task.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="The chance of a false alarm, over everything looked at.")] = 0.01,
+    at_least: Annotated[float, typer.Option(help="How large a difference counts, from 0 to 1.")] = 0.15,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A class of your own that the run names; may be repeated.")
+    ] = None,
+) -> None:
+    """Say whether new data differ from what a run learned from: labels, inputs, each block; and what to retrain."""
+    from frostline.app.drift import drift as look
+
+    look(run, data or (), learned, against, samples, alpha, at_least, allow or ())
+
+
 @app.command(name="list")
 def list_options(
     what: Annotated[

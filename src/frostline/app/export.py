@@ -29,7 +29,7 @@ def export(run: Path, to: Path, program: str = "torch", allow: Sequence[str] = (
     allow: a class or function of the user's own that the run's model.json may name.
     """
     one_of("format", program, FORMATS)
-    description = _description(run)
+    description = read_description(run)
     hint = "say so with --allow"
     named = targets([description["model"], description.get("selector")])
     refuse_foreign(named - set(allow), str(run / weights.DESCRIPTION), hint)
@@ -82,7 +82,8 @@ def build_model(run: Path, description: dict[str, Any]) -> nn.Module:
     return model.eval()
 
 
-def _description(run: Path) -> dict[str, Any]:
+def read_description(run: Path) -> dict[str, Any]:
+    """Return model.json of a run's folder."""
     path = run / weights.DESCRIPTION
     if not path.is_file():
         raise UsageError(f"{run}: there is no {weights.DESCRIPTION}. Expected the folder of a complete run.")

@@ -17,6 +17,7 @@ NAMES = (
     "learning_accuracy",
     "backward_transfer",
     "forward_transfer",
+    "prequential_accuracy",
     "forgetting",
     "intransigence",
     "worst_case_accuracy",
@@ -82,6 +83,16 @@ def forward_transfer(R: np.ndarray) -> np.ndarray:
     R = learned(R)
     before = np.diagonal(R, axis1=-2, axis2=-1)  # rows count from 0 and columns from 1: this is R[i-1, i]
     return _mean((before - R[..., 0, :])[..., 1:])
+
+
+def prequential_accuracy(R: np.ndarray) -> np.ndarray:
+    """Return mean over i >= 2 of R[i-1, i]: each task just before it is learned (Dawid 1984, test then train).
+
+    On a stream whose tasks are tested on what they teach it is the accuracy of a model that is always a task behind; the first
+    task, before which nothing was learned, is left out.
+    """
+    R = learned(R)
+    return _mean(np.diagonal(R, axis1=-2, axis2=-1)[..., 1:])
 
 
 def forgetting(R: np.ndarray) -> np.ndarray:

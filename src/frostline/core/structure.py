@@ -120,6 +120,16 @@ def blocks(model: nn.Module) -> list[frozenset[str]]:
     return found
 
 
+def block_modules(model: nn.Module) -> list[str]:
+    """Return the module whose output is that of each of `blocks`: the block itself, or its last layer or norm."""
+    place = {p: name for name, own in layers(model).items() for p in own}
+    order = list(layers(model))
+    if _says(model, "blocks"):
+        said = list(model.blocks())  # type: ignore[operator]
+        return [next(n for n in said if next(iter(group)).startswith(f"{n}.")) for group in blocks(model)]
+    return [max((place[p] for p in group), key=order.index) for group in blocks(model)]
+
+
 def head(model: nn.Module) -> frozenset[str]:
     """Return the parameter names of the classifier: `model.head` where there is one, else the last layer."""
     prefix = "head" if isinstance(getattr(model, "head", None), nn.Module) else list(layers(model))[-1]

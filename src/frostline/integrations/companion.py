@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,15 @@ from frostline.core.scope import Scope, evaluating, frozen_norms
 from frostline.core.step import Step, Weights
 from frostline.core.types import Batch, Suite, Task, TaskStream
 from frostline.costs import CostMeter, Prices, StepCosts, TaskCosts
-from frostline.costs.flops import count_flops
+from frostline.costs.flops import FlopCounter, count_flops
 from frostline.costs.meter import totals
 from frostline.loop.pricing import traceless
 from frostline.selectors.base import Selector
 from frostline.strategies.base import Strategy
 from frostline.strategies.chain import Chain
+from frostline.strategies.finetune import Finetune
 
+_CLAIMED: WeakKeyDictionary[nn.Module, "Companion"] = WeakKeyDictionary()
 OUT_OF_REACH = ("criterion", "parts", "task", "serving", "rates", "watching", "prepare", "after_part")
 
 
@@ -32,8 +35,9 @@ class Companion:
     """A selector, strategies and a meter, told by somebody else's loop where it is.
 
     The loop calls join once a model, begin before a task's first step, `mix` and `penalty` at each forward pass of training,
-    `project` before and `stepped` after each update, and `end` after the last. It keeps its own optimizer,
-    batches and loss. prefix: what the names of the model's parameters begin with here, and not there.
+    `project` before and `stepped` after each update, and `end` after the last; `price` or `counted` puts a pass on the bill.
+    It keeps its own optimizer, batches and loss. prefix: what the names of the model's parameters begin with here, and not
+    there.
     """
 
     def __init__(self, selector: Any, strategy: Any, seed: int, price_per_hour: float, prefix: str = ""):
@@ -47,21 +51,30 @@ class Companion:
         self.meter = CostMeter(prices=self.prices)
         self.index = 0  # tasks that are over
         self.prefix = prefix
+        self.plain = isinstance(self.strategy, Finetune)  # looks at nothing
         self.names: list[list[str]] = []  # what trained in each task
         self.held_out: dict[str, list[float]] = {}
         self.model: nn.Module | None = None
         self.optimizer: Any = None  # the other loop's
         self.scope: Scope | None = None
+        self.learning = False  # in the middle of a task
         self._flops: dict[tuple[Any, ...], int] = {}
         self._open = ExitStack()  # the scope, while a task is learned
         self._phase = ExitStack()
+
+    def claim(self, model: nn.Module) -> None:
+        """Refuse a model that another companion goes with, and another model than the one that this goes with."""
+        if _CLAIMED.setdefault(model, self) is not self:
+            raise UsageError("This model has frostline beside it already: it was given twice, or to two trainers.")
+        if any(other is not model and owner is self for other, owner in _CLAIMED.items()):
+            raise UsageError("This one of frostline's went with another model. Expected a new one for each model.")
 
     def join(self, model: nn.Module) -> None:
         """Let the selector change a model that it has not seen, as adapters must, before an optimizer is made for it."""
         if self.model is None:
             self.selector.prepare(model)
-            self.meter.device = next(model.parameters()).device
         self.model = model
+        self.meter.device = next(model.parameters()).device
 
     def begin(
         self, task: Task, optimizer: Any, *, shape: Sequence[int], classes: int, epochs: int, size: int, steps: int
@@ -73,7 +86,7 @@ class Companion:
         model, self.optimizer = self.model, optimizer
         assert model is not None
         self.strategy.check(model, TaskStream("other", "domain", (replace(task, index=0),), classes, tuple(shape)))
-        self.task, self._flops = task, {}
+        self.task, self._flops, self.learning = task, {}, True
         costs = TaskCosts(lambda: StepCosts.trace(model, _first(task, size).x), epochs, len(task.train))
         resumed = len(self.names) > self.index
         if not resumed:
@@ -93,16 +106,25 @@ class Companion:
         self.meter.row.trainable_parameters = scope.size
         return scope
 
+    @property
+    def now(self) -> int | None:
+        """The task that what happens is charged to: the one that is learned, or was last; None before the first."""
+        return self.index if self.learning else self.index - 1 if self.index else None
+
     def enter(self, phase: str | None) -> None:
-        """Go on with another phase of the task; None: with what is on nobody's bill."""
+        """Go on with another phase; None: with what is on nobody's bill."""
         self._phase.close()
         if phase is not None:
-            self._phase.enter_context(self.meter.phase(phase, self.index))
+            self._phase.enter_context(self.meter.phase(phase, self.now))
 
-    def mix(self, batch: Batch, number: int) -> Batch:
-        """Return the batch to learn from, with what the strategy adds; let frozen norms stand still, whatever the loop did."""
+    def hold(self) -> None:
+        """Let frozen norms stand still, whatever the loop did."""
         for module in self._still:
             module.eval()
+
+    def mix(self, batch: Batch, number: int) -> Batch:
+        """Return the batch to learn from, with what the strategy adds; `hold` included."""
+        self.hold()
         self.step.number, self.step.incoming = number, batch
         return self.strategy.augment(self.step, batch) if self.strategy.uses("augment") else batch
 
@@ -121,12 +143,27 @@ class Companion:
 
     def price(self, key: tuple[Any, ...], size: int, work: Callable[[], Any]) -> None:
         """Put a pass on the bill; `work` does one, counted off it and without a trace, the first time that a shape comes."""
-        assert self.scope is not None
         if key not in self._flops:
-            with self.meter.paused(), traceless(self.strategy, self.scope, self.meter.device):
+            with self.meter.paused(), ExitStack() as stack:
+                if self.learning and self.scope is not None:
+                    stack.enter_context(traceless(self.strategy, self.scope, self.meter.device))
                 self._flops[key] = count_flops(work, self.meter.uncounted)
         row = self.meter.row
         row.samples += size
+        row.flops += self._flops[key]
+
+    @contextmanager
+    def counted(self, key: tuple[Any, ...], size: int = 0) -> Iterator[None]:
+        """Put what is done inside on the bill; it is counted while it is done, the first time that its key comes."""
+        row = self.meter.row
+        row.samples += size
+        if key in self._flops:
+            yield
+        else:
+            with FlopCounter() as counter:
+                yield
+            self._flops[key] = counter.total
+            self.meter.uncounted |= counter.uncounted
         row.flops += self._flops[key]
 
     def project(self) -> None:
@@ -155,12 +192,13 @@ class Companion:
             self.strategy.after_task(self.scope, self.task)
             row.stored_bytes = self.strategy.stored_bytes()
         self._open.close()
-        self.index += 1
+        self.index, self.learning = self.index + 1, False
 
     def abandon(self) -> None:
         """Unfreeze after a training that an error ended, if one did: its task was not learned."""
         self._phase.close()
         self._open.close()
+        self.learning = False
         del self.names[self.index :]
 
     def evaluate(self, suites: Mapping[str, Suite], size: int) -> None:
@@ -168,8 +206,7 @@ class Companion:
         assert self.model is not None
         if not suites:
             return
-        task = self.index - 1 if self.index else None
-        with self.meter.phase("evaluate", task, count=True) as row, torch.no_grad(), evaluating(self.model):
+        with self.meter.phase("evaluate", self.now, count=True) as row, torch.no_grad(), evaluating(self.model):
             for name, suite in suites.items():
                 total = targets = 0.0
                 for batch in suite.source.batches(size):
@@ -198,10 +235,10 @@ class Companion:
             "uncounted_operators": sorted(self.meter.uncounted),
         }
 
-    def save(self, file: Path) -> None:
-        """Write the result as JSON."""
+    def save(self, file: Path, **more: Any) -> None:
+        """Write the result, and what else there is, as JSON."""
         with atomic_write(file) as f:
-            json.dump(self.result(), f, indent=1, allow_nan=False)
+            json.dump({**self.result(), **more}, f, indent=1, allow_nan=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that going on depends on, as tensors and plain values."""
@@ -240,6 +277,15 @@ class Companion:
 
     def learning_rate(self) -> float:
         return 0.0 if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
+
+
+def check_unwrapped(model: nn.Module) -> None:
+    """Refuse a compiled model, or one within DataParallel and the like: its parameters have other names."""
+    if hasattr(model, "_orig_mod") or isinstance(getattr(model, "module", None), nn.Module):
+        raise UsageError(
+            f"The model is wrapped already, in {type(model).__name__}. Expected the model itself; whoever trains it wraps "
+            "it where that is needed."
+        )
 
 
 def _number(value: float) -> float | None:

@@ -1,6 +1,6 @@
-"""Hugging Face's models and data sets as frostline's are."""
+"""Hugging Face's models as frostline's are."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -87,39 +87,3 @@ class Logits(nn.Module):
         pad = x.new_tensor(filling).expand(len(x), more, -1)
         y = torch.cat([y, y.new_full((len(y), more), IGNORED)], 1) if y.ndim > 1 else y
         return torch.cat([x, pad], 1), y
-
-
-class DataSet:
-    """A Trainer's data set as frostline's are: batches in any order, as its collator makes them."""
-
-    nbytes = 0
-
-    def __init__(self, data: Any, collate: Callable[[list[Any]], Any], net: Logits):
-        if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-            raise UsageError(f"{type(data).__name__} has no length: expected a data set whose samples can be counted.")
-        self.data, self.collate, self.net = data, collate, net
-        self.length: int | None = None  # that batches are filled up to
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    @property
-    def labels(self) -> Tensor:
-        """All targets: a walk through the data."""
-        found = [batch.y.cpu() for batch in self.batches(64)]
-        if found[0].ndim == 1:
-            return torch.cat(found)
-        longest = max(y.shape[1] for y in found)
-        return torch.cat([nn.functional.pad(y, (0, longest - y.shape[1]), value=IGNORED) for y in found])
-
-    def batches(
-        self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
-    ) -> Iterator[Batch]:
-        """Yield batches; each costs what its samples take to collate."""
-        device = next(self.net.parameters()).device
-        order = torch.arange(len(self)) if order is None else order
-        for rows in order[start * size :].split(size):
-            if len(rows):
-                inputs = self.collate([self.data[int(row)] for row in rows])
-                inputs = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-                yield self.net.batch(inputs, self.length)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,20 +11,20 @@ from torch import Tensor, nn
 from frostline.core.checks import UsageError
 from frostline.core.torchvision_schemas import torchvision
 from frostline.core.types import Suite, Task
-from frostline.integrations.companion import Companion
+from frostline.integrations.companion import Companion, check_unwrapped
+from frostline.integrations.data import DataSet
 from frostline.selectors.roles import Role
 
 torchvision()  # transformers imports it
 try:
     from transformers import TrainerCallback
 
-    from frostline.integrations.hugging_face import DataSet, Logits
+    from frostline.integrations.hugging_face import Logits
 except ImportError as error:
     raise UsageError("FrostlineCallback needs transformers: pip install 'frostline[text]' accelerate.") from error
 
 CHECKPOINT = "frostline.pt"  # in each checkpoint of the Trainer's
 RESULT = "frostline.json"  # in its output_dir
-_JOINED: WeakKeyDictionary[nn.Module, "FrostlineCallback"] = WeakKeyDictionary()
 
 
 class FrostlineCallback(TrainerCallback):
@@ -81,13 +80,9 @@ class FrostlineCallback(TrainerCallback):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Take the model, before an optimizer is made for it."""
+        check_unwrapped(model)
         _check(args, model)
-        if _JOINED.setdefault(model, self) is not self:
-            raise UsageError(
-                "This model has a FrostlineCallback already: it was given twice, or to two Trainers at once."
-            )
-        if self.net is not None and self.net.net is not model:
-            raise UsageError("This FrostlineCallback went with another model. Expected a new one for each model.")
+        self.companion.claim(model)
         if self.net is None:
             self.net = Logits(model)
             rule = self.companion.selector
@@ -118,9 +113,9 @@ class FrostlineCallback(TrainerCallback):
                 "per_device_train_batch_size."
             )
         collate = train_dataloader.collate_fn
-        data = DataSet(train_dataloader.dataset, collate, self.net)
+        data = DataSet(train_dataloader.dataset, collate, self.net.batch, self.net)
         self.suites = {
-            name: Suite(name, DataSet(held, collate, self.net), objective=self.net.objective)
+            name: Suite(name, DataSet(held, collate, self.net.batch, self.net), objective=self.net.objective)
             for name, held in self.held_out.items()
         }
         if not self.companion.held_out:
@@ -286,11 +281,6 @@ def _folder(args: Any, state: Any) -> Path:
 
 def _check(args: Any, model: Any) -> None:
     """Refuse a model or a Trainer that the callback cannot serve."""
-    if hasattr(model, "_orig_mod") or isinstance(getattr(model, "module", None), nn.Module):
-        raise UsageError(
-            f"The Trainer's model is wrapped already, in {type(model).__name__}. Expected the model itself; the Trainer wraps "
-            "it where that is needed."
-        )
     if not hasattr(model, "main_input_name") or not hasattr(model, "config"):
         raise UsageError(f"{type(model).__name__} is no model of transformers': expected a PreTrainedModel.")
     if args.world_size > 1 or args.n_gpu > 1:

@@ -2,6 +2,7 @@
 
 from frostline.core.loaders import LoaderSource
 from frostline.core.sources import TensorSource
+from frostline.streams.avalanche import from_avalanche
 from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
 from frostline.streams.folder import image_folder
@@ -15,6 +16,7 @@ __all__ = [
     "LoaderSource",
     "TensorSource",
     "from_arrays",
+    "from_avalanche",
     "from_table",
     "from_tasks",
     "image_folder",

@@ -259,4 +259,7 @@ def _held_out(y: Tensor, share: float) -> Tensor:
 
 def _span(group: list[int], names: Sequence[str]) -> str:
     shown = [names[c] for c in group] if names else list(map(str, group))
+    folders = {name.rpartition("/")[0] for name in shown}
+    if names and len(folders) == 1 and "" not in folders:
+        return folders.pop()
     return ",".join(shown) if len(group) <= 4 else f"{shown[0]},{shown[1]}..{shown[-1]}"

@@ -223,10 +223,21 @@ def split(x: Tensor, y: Tensor, share: float, task: int) -> tuple[Rows, Rows]:
 
 
 def parted(
-    place: dict[str, Tensor], there: dict[str, Tensor] | None, train: Rows, test: Rows | None, share: float
+    place: dict[str, Tensor],
+    there: dict[str, Tensor] | None,
+    train: Rows,
+    test: Rows | None,
+    share: float,
+    prequential: bool = False,
 ) -> list[tuple[Rows, Rows]]:
-    """Return each task's rows to learn from and to test on; `there`: the test rows of each task, where there are some apart."""
+    """Return each task's rows to learn from and to test on; `there`: the test rows of each task, where there are some apart.
+
+    prequential: they are the same rows.
+    """
     x, y = train
+    if prequential:
+        same = [(x[rows], y[rows]) for rows in place.values()]
+        return list(zip(same, same, strict=True))
     if test is None or there is None:
         return [split(x[rows], y[rows], share, t) for t, rows in enumerate(place.values())]
     if set(there) != set(place):

@@ -29,6 +29,8 @@ def from_table(
     objective: str = "classification",
     tolerance: float | None = None,
     standardise: bool = True,
+    prequential: bool = False,
+    later_path: Any = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -40,9 +42,12 @@ def from_table(
     the calendar); with `tasks`, that many tasks of as many consecutive rows each, so that a column of times is drift; `row`
     is the order of the rows themselves. Without it, classes are divided among the tasks. scenario: 'domain' where there is a
     task column, else 'class', if None. test_path: other rows to test on; else `test_share` of each task's rows, chosen
-    at random but always the same ones. standardise: by mean and deviation of the training rows.
-    tolerance: of a regression, how far from its target a prediction still counts as right (which is what `accuracy` shows), in
-    the target's units; half the deviation of the targets where None.
+    at random but always the same ones. standardise: by mean and deviation of the training rows. prequential: each task is
+    tested on the very rows that it teaches, before it does and ever after (test then train), and standardised by the first
+    task's, since nobody knows what comes; the metric prequential_accuracy is of the tests before.
+    later_path: rows that came later, which are a last task, on the scale of the others. tolerance: of a regression, how far
+    from its target a prediction still counts as right (which is what `accuracy` shows), in the target's units; half the
+    deviation of the targets where None.
     """
     one_of("stream.objective", objective, ("classification", "regression"))
     in_range("stream.test_share", test_share, 0.01, 0.9)
@@ -53,22 +58,36 @@ def from_table(
         raise UsageError(
             "stream.objective=regression: there are no classes to make tasks of. Expected stream.task_column."
         )
+    if prequential and (task_column is None or test_path is not None):
+        raise UsageError(
+            "stream.prequential=true tests rows in the order in which they come, before they are learned. Expected "
+            "stream.task_column (row, for the order of the file), and no stream.test_path."
+        )
     frame, test = _frames(path, label, task_column)
     if test_path is not None:
         test, _ = _frames(test_path, label, task_column)
     x, columns = features_of(frame, label, features, task_column)
     y, names = targets_of(frame[label], objective, label)
     place = rows_of_tasks(frame, y, names, task_column, tasks, class_order, seed)
+
+    def others(frame_of: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        lacking = [c for c in frame.columns if c in (features or frame.columns) and c not in (label, task_column)]
+        check_columns(frame_of, [label, *lacking])
+        y_other, _ = targets_of(frame_of[label], objective, label, names)
+        return features_of(frame_of, label, features, task_column, known=columns)[0], y_other
+
     there = held = None
     if test is not None:
-        lacking = [c for c in frame.columns if c in (features or frame.columns) and c not in (label, task_column)]
-        check_columns(test, [label, *lacking])
-        y_test, _ = targets_of(test[label], objective, label, names)
-        held = features_of(test, label, features, task_column, known=columns)[0], y_test
+        held = others(test)
         there = rows_of_tasks(test, held[1], names, task_column, tasks, class_order, seed)
-    parts = parted(place, there, (x, y), held, test_share)
+    parts = parted(place, there, (x, y), held, test_share, prequential)
+    known = len(parts)
+    if later_path is not None:
+        place["later"] = torch.arange(0)
+        x_later, y_later = others(_frames(later_path, label, task_column)[0])
+        parts += parted({"": torch.arange(len(y_later))}, None, (x_later, y_later), None, test_share, prequential)
     if standardise:
-        whole = torch.cat([train[0] for train, _ in parts])
+        whole = torch.cat([train[0] for train, _ in parts[: 1 if prequential else known]])
         mean, deviation = (torch.from_numpy(of) for of in (whole.numpy().mean(0), whole.numpy().std(0, ddof=1)))
         deviation = torch.where(deviation > 1e-8, deviation, 1.0)  # a constant column stays one
         parts = [

@@ -1,0 +1,195 @@
+"""Say whether new data differ from what a run learned from: in what, how surely, and what that suggests to retrain."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from rich.table import Table
+
+from frostline.app.building import build
+from frostline.app.config import DictConfig
+from frostline.app.export import build_model, read_description
+from frostline.app.targets import check_target, refuse_foreign, targets
+from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.drift import OUTSIDE, Difference, compare, look, moved, retrain_from
+from frostline.core.files import atomic_write
+from frostline.core.joining import joined
+from frostline.core.rng import generator
+from frostline.core.structure import block_modules
+from frostline.core.types import Source, Task, TaskStream
+from frostline.records import results
+from frostline.report.console import wide_console
+from frostline.report.figures import save_figure
+
+AGAINST = ("learned", "previous")
+PATHS = {  # the setting that a file or a folder alone is for
+    "frostline.streams.table.from_table": "later_path",
+    "frostline.streams.folder.image_folder": "data_root",
+    "frostline.streams.text_table.text_table": "path",
+}
+
+
+def drift(
+    run: Path,
+    data: Sequence[str] = (),
+    learned: int | None = None,
+    against: str = "learned",
+    samples: int = 1000,
+    alpha: float = 0.01,
+    at_least: float = 0.15,
+    allow: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Compare each new task's samples with those of the tasks that the run learned; print, and write drift.json and drift.png.
+
+    data: a file or a folder for the run's own kind of stream, or settings stream.KEY=VALUE; without any, the tasks of the run's
+    stream after the first `learned` ones. What was learned is looked at by its test data, which the model has not fitted.
+    against: 'previous' compares each task with the one before it, to say when something changed. samples: looked at of each.
+    alpha: of a false alarm, over everything that is looked at. at_least: how large a difference counts, from 0 to 1.
+    """
+    one_of("--against", against, AGAINST)
+    in_range("--samples", samples, 20)
+    in_range("--alpha", alpha, 0, 0.5, above=True)
+    in_range("--at-least", at_least, 0, 1)
+    description, content = read_description(run), results.read(run)
+    node = OmegaConf.create(content["config"]["stream"])
+    assert isinstance(node, DictConfig)
+    refuse_foreign(
+        targets([content["config"]["stream"], description["model"], description.get("selector")]) - set(allow),
+        str(run / results.NAME), "say so with --allow",
+    )  # fmt: skip
+    old = build(node, seed=content["seed"], device="cpu")
+    new = _tasks(node, data, old, learned, content["seed"])
+    count = len(old) if learned is None else learned
+    in_range("--learned", count, 1, len(old), whole=True)
+    model = build_model(run, description)
+    if not new:
+        raise UsageError(
+            f"--learned {count}: the run's stream has no task after these. Expected fewer, or data to look at."
+        )
+    known = joined([task.test for task in old.tasks[:count]])
+    seen = _look(model, old.tasks[count - 1], known, samples)
+    rows: list[list[Difference]] = []
+    for task in new:
+        mine = _look(model, task, task.train, samples)
+        rows.append(compare(seen, mine, task))
+        if against == "previous":
+            seen = mine
+    blocks = block_modules(model)
+    found = [_verdict(task, row, blocks, alpha, at_least, len(new)) for task, row in zip(new, rows, strict=True)]
+    out = {
+        "schema": "frostline.drift/1", "learned": [task.name for task in old.tasks[:count]], "against": against,
+        "samples": samples, "alpha": alpha, "at_least": at_least, "blocks": blocks, "tasks": found,
+    }  # fmt: skip
+    with atomic_write(run / "drift.json") as f:
+        json.dump(out, f, indent=1)
+    save_figure(drift_figure(out), run / "drift")
+    _show(out)
+    print(f"Written to {run / 'drift.json'} and {run / 'drift.png'}.")
+    return out
+
+
+def _tasks(node: DictConfig, data: Sequence[str], old: TaskStream, learned: int | None, seed: int) -> Sequence[Task]:
+    """Return the tasks to look at."""
+    if not data:
+        if learned is None:
+            raise UsageError(
+                "Expected new data, or --learned N: the first N tasks of the run's stream are what is known."
+            )
+        return old.tasks[learned:]
+    node = node.copy()
+    own = PATHS.get(node._target_)
+    for item in data:
+        key, sign, value = item.partition("=")
+        if not sign:
+            if own is None:
+                raise UsageError(
+                    f"{item}: {old.name} is no stream of files. Expected settings such as stream.KEY=VALUE."
+                )
+            key, value = own, item
+        elif not key.startswith("stream."):
+            raise UsageError(f"{item}: expected a file, a folder, or stream.KEY=VALUE.")
+        parsed = value if not sign else OmegaConf.from_dotlist([f"value={value}"]).value
+        OmegaConf.update(node, key.removeprefix("stream."), parsed, force_add=True)
+    check_target("stream", node)
+    new = build(node, seed=seed, device="cpu")
+    if new.shape != old.shape or new.classes > old.classes:
+        raise UsageError(
+            f"The new data are of shape {list(new.shape)} in {new.classes} classes: expected {list(old.shape)}, at most "
+            f"{old.classes}."
+        )
+    return new.tasks[len(old) :] if node.get("later_path") else new.tasks
+
+
+def _look(model: torch.nn.Module, task: Task, source: Source, samples: int) -> dict[str, np.ndarray]:
+    order = torch.randperm(len(source), generator=generator("drift", task.index))[:samples]
+    return look(model, task, source.batches(128, order))
+
+
+def _verdict(
+    task: Task, row: list[Difference], blocks: list[str], alpha: float, at_least: float, tests: int
+) -> dict[str, Any]:
+    """Return what differs, and what that suggests to retrain."""
+    names = moved(row, alpha, at_least, tests)
+    place = retrain_from(names, blocks)
+    advice = "nothing" if place is None else f"selector=last_k selector.k={len(blocks) - place}"
+    advice = (
+        {0: "selector=everything", len(blocks): "selector=head"}.get(place, advice) if place is not None else advice
+    )
+    return {
+        "task": task.name,
+        "samples": len(task.train),
+        "differences": {d.name: {"statistic": d.statistic, "p": d.p, "moved": d.name in names} for d in row},
+        "suggestion": advice,
+    }
+
+
+def drift_figure(content: dict[str, Any]) -> Figure:
+    """Return the heat map of differences, a column a task; a dot marks what surely differs."""
+    tasks = content["tasks"]
+    names = list(tasks[0]["differences"])
+    values = np.array([[task["differences"][name]["statistic"] for task in tasks] for name in names])
+    figure = Figure(figsize=(min(14.0, 3.2 + 0.3 * len(tasks)), 1.4 + 0.32 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="YlOrRd", aspect="auto", interpolation="nearest")
+    rows, columns = np.nonzero([[task["differences"][name]["moved"] for task in tasks] for name in names])
+    axes.scatter(columns, rows, s=12, color="black", label="differs surely")
+    every = -(-len(tasks) // 20)
+    axes.set_xticks(range(0, len(tasks), every), [task["task"] for task in tasks][::every], rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("new data")
+    figure.colorbar(image, label="difference (0 none, 1 total)")
+    if len(rows):
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def _show(content: dict[str, Any]) -> None:
+    """Print a row for each task: what differs, and by how much."""
+    known = f"the {len(content['learned'])} tasks learned" if content["against"] == "learned" else "the task before"
+    table = Table(title=f"Against {known}: difference from 0 to 1, bold where it is sure (alpha={content['alpha']:g})")
+    names = list(content["tasks"][0]["differences"])
+    outside = [name for name in names if name in OUTSIDE]
+    for heading in ("new data", *outside, "blocks that moved", "suggests"):
+        table.add_column(heading)
+    shown = (
+        content["tasks"]
+        if len(content["tasks"]) <= 40
+        else [t for t in content["tasks"] if t["suggestion"] != "nothing"]
+    )
+    for task in shown:
+        found = task["differences"]
+        cells = [
+            f"[bold]{d['statistic']:.2f}[/]" if d["moved"] else f"{d['statistic']:.2f}"
+            for d in (found[n] for n in outside)
+        ]
+        gone = [name for name in content["blocks"] if found.get(name, {}).get("moved")]
+        blocks = "none" if not gone else f"{len(gone)} of {len(content['blocks'])}, from {gone[0]}"
+        table.add_row(task["task"], *cells, blocks, task["suggestion"])
+    wide_console().print(table)
+    quiet = sum(task["suggestion"] == "nothing" for task in content["tasks"])
+    print(f"{len(content['tasks']) - quiet} of {len(content['tasks'])} differ.")

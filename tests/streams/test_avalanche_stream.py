@@ -1,0 +1,102 @@
+"""Avalanche's benchmarks as streams."""
+
+import gzip
+import warnings
+
+import pytest
+import torch
+
+from frostline.core.checks import UsageError
+from frostline.streams import from_avalanche
+from frostline.streams.datasets import DEBIAN_FASHION_MNIST
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def avalanche():
+    from frostline.core.torchvision_schemas import torchvision
+
+    torchvision()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from avalanche import benchmarks
+    return benchmarks
+
+
+def numbers(classes, seed=0, each=6):
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.tensor(classes).repeat(each)
+    return torch.randn(len(y), 4, generator=rng), y
+
+
+def benchmark(avalanche, groups, labels=None, **settings):
+    train = [numbers(group, seed) for seed, group in enumerate(groups)]
+    return avalanche.tensors_benchmark(
+        train_tensors=train, test_tensors=train, task_labels=labels or [0] * len(groups), **settings
+    )
+
+
+def test_classes_that_come_once_are_class_incremental(avalanche):
+    stream = from_avalanche(benchmark(avalanche, [[0, 1], [2, 3], [4]]))
+    assert (stream.scenario, len(stream), stream.classes, stream.shape) == ("class", 3, 5, (4,))
+    (batch,) = stream[1].train.batches(100)
+    x, y = numbers([2, 3], 1)
+    assert torch.equal(batch.x, x)
+    assert torch.equal(batch.y, y)
+    assert stream[1].visible.tolist() == [True] * 4 + [False]
+
+
+def test_classes_that_always_come_are_domain_incremental(avalanche):
+    assert from_avalanche(benchmark(avalanche, [[0, 1], [0, 1]])).scenario == "domain"
+
+
+def test_task_labels_make_a_head_for_each(avalanche):
+    stream = from_avalanche(benchmark(avalanche, [[0, 1], [0, 1]], labels=[0, 1]))
+    assert (stream.scenario, stream.classes) == ("task", 4)
+    assert stream[1].classes == (2, 3)
+    own = from_avalanche(benchmark(avalanche, [[0, 1], [2, 3]], labels=[0, 1]))
+    assert own[1].classes == (2, 3)
+
+
+def test_one_test_set_is_divided_by_classes(avalanche):
+    made = benchmark(avalanche, [[0, 1], [2, 3]])
+    whole = avalanche.tensors_benchmark(
+        train_tensors=[numbers([0, 1]), numbers([2, 3])], test_tensors=[numbers([0, 1, 2, 3])], task_labels=[0, 0],
+        complete_test_set_only=True,
+    )  # fmt: skip
+    assert len(made.test_stream) == 2
+    stream = from_avalanche(whole)
+    assert [task.test.labels.unique().tolist() for task in stream.tasks] == [[0, 1], [2, 3]]
+
+
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_one_of_its_own_by_name(avalanche, tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in DEBIAN_FASHION_MNIST.glob("*.gz"):
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    stream = from_avalanche("SplitFMNIST", tasks=5, settings={"shuffle": False}, data_root=str(tmp_path))
+    assert [task.classes for task in stream.tasks] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    assert sum(len(task.train) for task in stream.tasks) == 60_000
+    theirs = avalanche.SplitFMNIST(n_experiences=5, shuffle=False, dataset_root=str(tmp_path))
+    rows = torch.arange(50)
+    batch = next(iter(stream[2].train.batches(50, torch.cat([rows, torch.arange(50, len(stream[2].train))]))))
+    for row in range(50):
+        x, y, *_ = theirs.train_stream[2].dataset[row]
+        assert torch.equal(batch.x[row], x)
+        assert int(batch.y[row]) == int(y)
+
+
+def test_refusals(avalanche):
+    with pytest.raises(UsageError, match=r"'SplitMNST' is none of Avalanche's\. .*SplitMNIST"):
+        from_avalanche("SplitMNST")
+    with pytest.raises(UsageError, match=r"settings.n_experience: SplitMNIST does not take it\. .*n_experiences"):
+        from_avalanche("SplitMNIST", settings={"n_experience": 2})
+    with pytest.raises(UsageError, match="no train_stream and test_stream"):
+        from_avalanche(object())
+    with pytest.raises(UsageError, match="could not be made"):
+        from_avalanche("SplitFMNIST", tasks=3, data_root="/nowhere")
+    bare = avalanche.utils.AvalancheDataset([torch.utils.data.TensorDataset(torch.zeros(4, 2))])
+    with pytest.raises(UsageError, match="Experience 0 of train has no labels"):
+        from_avalanche(avalanche.benchmark_from_datasets(train=[bare], test=[bare]))
