@@ -3,6 +3,7 @@
 import gzip
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,6 +87,37 @@ def test_one_of_its_own_by_name(avalanche, tmp_path):
         x, y, *_ = theirs.train_stream[2].dataset[row]
         assert torch.equal(batch.x[row], x)
         assert int(batch.y[row]) == int(y)
+
+
+def test_split_cifar10_on_files_laid_out_as_it_expects(avalanche, tmp_path, monkeypatch):
+    """Real digits in the place of its pictures, whose checksums are others; what it draws variants of comes as it is."""
+    import pickle
+
+    from sklearn.datasets import load_digits
+    from torchvision.datasets import CIFAR10
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = (
+        np.kron(pixels.reshape(-1, 1, 8, 8) * 15.9375, np.ones((1, 3, 4, 4))).astype(np.uint8).reshape(len(pixels), -1)
+    )
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        rows = slice(100 * number, 100 * (number + 1))
+        (folder / name).write_bytes(pickle.dumps({"data": images[rows], "labels": labels[rows].tolist()}))
+    names = {"label_names": [str(i) for i in range(10)]}
+    (folder / "batches.meta").write_bytes(pickle.dumps(names))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    stream = from_avalanche("SplitCIFAR10", tasks=5, settings={"shuffle": False}, data_root=str(tmp_path))
+    assert [task.classes for task in stream.tasks] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    assert (stream.shape, sum(len(task.train) for task in stream.tasks)) == ((3, 32, 32), 500)
+    (batch,) = stream[0].train.batches(1000)
+    mean, deviation = (torch.tensor(of).view(3, 1, 1) for of in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)))
+    first = int(np.flatnonzero(labels[:500] < 2)[0])
+    assert torch.allclose(
+        batch.x[0], (torch.from_numpy(images[first]).view(3, 32, 32) / 255 - mean) / deviation, atol=1e-5
+    )
 
 
 def test_refusals(avalanche):

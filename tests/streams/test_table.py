@@ -301,3 +301,19 @@ def test_rows_are_tested_before_they_are_learned():
     assert float(everything(stream[1].train).x.mean()) > 10
     with pytest.raises(UsageError, match=r"prequential=true tests rows in the order .*stream.task_column"):
         from_table(data, "kind", prequential=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["2024-03-01"] * 60, "has one value, '2024-03-01'"),
+        (["2024-03-01", "2024-13-01", "2024-04-01"] * 20, "'2024-13-01' is no time, as '2024-03-01' and others are"),
+        (["2024-03-01", "2024-03-02", "yesterday"] * 20, r"'yesterday' is no time, .*\(20 such rows\)"),
+        (["1.3.2024", "2.3.2024", "?"] * 20, r"'\?' is no time"),
+        ([1, 2, "three"] * 20, r"holds both numbers \(1\) and words \('three'\)"),
+    ],
+)
+@pytest.mark.parametrize("tasks", [None, 3])
+def test_times_that_are_no_times(values, message, tasks):
+    with pytest.raises(UsageError, match=message):
+        from_table(frame().assign(when=values), "kind", features=["size"], task_column="when", tasks=tasks)

@@ -171,7 +171,7 @@ def drift_figure(content: dict[str, Any]) -> Figure:
 def _show(content: dict[str, Any]) -> None:
     """Print a row for each task: what differs, and by how much."""
     known = f"the {len(content['learned'])} tasks learned" if content["against"] == "learned" else "the task before"
-    table = Table(title=f"Against {known}: difference from 0 to 1, bold where it is sure (alpha={content['alpha']:g})")
+    table = Table(title=f"Against {known}: difference from 0 to 1, * where it is sure (alpha={content['alpha']:g})")
     names = list(content["tasks"][0]["differences"])
     outside = [name for name in names if name in OUTSIDE]
     for heading in ("new data", *outside, "blocks that moved", "suggests"):
@@ -183,10 +183,7 @@ def _show(content: dict[str, Any]) -> None:
     )
     for task in shown:
         found = task["differences"]
-        cells = [
-            f"[bold]{d['statistic']:.2f}[/]" if d["moved"] else f"{d['statistic']:.2f}"
-            for d in (found[n] for n in outside)
-        ]
+        cells = [f"{found[n]['statistic']:.2f}{'*' if found[n]['moved'] else ''}" for n in outside]
         gone = [name for name in content["blocks"] if found.get(name, {}).get("moved")]
         blocks = "none" if not gone else f"{len(gone)} of {len(content['blocks'])}, from {gone[0]}"
         table.add_row(task["task"], *cells, blocks, task["suggestion"])

@@ -35,8 +35,8 @@ class Experience:
         if not targets:
             raise UsageError(f"{where} has no samples.")
         self.rename, own = rename, torch.tensor(targets)
-        self.rows = torch.arange(len(own)) if which is None else torch.isin(own, which).nonzero().squeeze(1)
-        self.targets = own[self.rows]
+        rows = torch.arange(len(own)) if which is None else torch.isin(own, which).nonzero().squeeze(1)
+        self.rows, self.targets = rows.tolist(), own[rows]
         if rename is not None:
             self.targets = torch.tensor([rename[y] for y in self.targets.tolist()], dtype=torch.int64)
 
@@ -44,7 +44,7 @@ class Experience:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x = self.data[int(self.rows[index])][0]
+        x = self.data[self.rows[index]][0]
         return x if isinstance(x, Tensor) else torch.as_tensor(np.array(x)), int(self.targets[index])
 
 

@@ -1,6 +1,7 @@
 """What the columns of a table mean: features, targets, and which rows are a task."""
 
 import calendar
+import datetime
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ TASKS = 1000  # values up to which each is a task
 DATE = re.compile(r"\s*(?P<first>\d{1,2})([/.-])(?P<second>\d{1,2})\2(?P<year>\d{4}|\d{2})(?!\d)(?P<rest>.*)")
 SEASONS = ("winter", "spring", "summer", "autumn", "fall")
 LAST_YEAR = re.compile(r"\s*(?P<part>[^\d/].*?|\d{1,2})\s*[ /-]\s*(?P<year>(?:19|20)\d{2})\s*$")
+ISO = re.compile(r"\s*(?P<year>\d{4})-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2}))?(?!\d)")
 TIME = re.compile(r"\s*(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?\s*(?P<half>[aApP])\.?[mM]\.?\s*$")
 Rows = tuple[Tensor, Tensor]  # x, y
 
@@ -123,12 +125,19 @@ def in_order(column: Any) -> list[Any]:
     """
     values = column.tolist()
     words = {v for v in values if isinstance(v, str)}
-    if len(words) < len(set(values)):
+    if words and len(words) < len(set(values)):
+        number = next(v for v in values if not isinstance(v, str))
+        raise UsageError(
+            f"Column {column.name!r} holds both numbers ({number!r}) and words ({min(words)!r}): expected one kind, whose "
+            "order is known."
+        )
+    if not words:
         return [natural(v) for v in values]
     for names in (calendar.month_name, calendar.month_abbr, calendar.day_name, calendar.day_abbr):
         place = {name.lower(): i for i, name in enumerate(names) if name}
         if words and all(w.strip().lower() in place for w in words):
             return [place[v.strip().lower()] for v in values]
+    _check_times(column, values)
     dates = [match for v in values if isinstance(v, str) and (match := DATE.match(v))]
     if len(dates) == len(values):
         return _dates(column, dates)
@@ -137,6 +146,24 @@ def in_order(column: Any) -> list[Any]:
         if len(found) == len(values):
             return [_key(match, pattern) for match in found]
     return [natural(v) for v in values]
+
+
+def _check_times(column: Any, values: list[Any]) -> None:
+    """Refuse a column of which most values are dates and one is none; in the order of its words it would come last."""
+    odd = [v for v in values if not (ISO.match(v) or DATE.match(v))]
+    for value in values if len(odd) < len(values) / 2 else ():
+        match = ISO.match(value)
+        try:
+            if match:
+                datetime.date(int(match["year"]), int(match["month"]), int(match["day"] or 1))
+        except ValueError:
+            odd.append(value)
+    if odd and len(odd) < len(values) / 2:
+        fine = next(v for v in values if v not in odd)
+        raise UsageError(
+            f"Column {column.name!r}: {odd[0]!r} is no time, as {fine!r} and others are ({len(odd)} such rows). Expected a "
+            "time in each."
+        )
 
 
 def _key(match: re.Match[str], pattern: re.Pattern[str]) -> Any:
@@ -190,15 +217,16 @@ def rows_of_tasks(
             f"Column {column!r} has no value in {int(values.isna().sum())} rows: expected a task for each."
         )
     keys = in_order(values)
+    if values.nunique() < 2:
+        raise UsageError(
+            f"Column {column!r} has one value, {values.iloc[0]!r}: expected a task for each of several, or times in whose "
+            "order rows come."
+        )
     if tasks is not None:
         in_range("stream.tasks", tasks, 1, len(frame))
         order = sorted(range(len(keys)), key=keys.__getitem__)
         return {str(t): torch.tensor(part) for t, part in enumerate(np.array_split(np.array(order), tasks))}
     place = dict(zip(values.tolist(), keys, strict=True))
-    if len(place) < 2:
-        raise UsageError(
-            f"Column {column!r} has one value, {next(iter(place))!r}: expected a task for each of several."
-        )
     if len(place) > TASKS:
         raise UsageError(
             f"Column {column!r} has {len(place)} values, each a task. Expected stream.tasks=10, say, to cut it into ten."

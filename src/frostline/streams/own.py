@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from frostline.core.checks import UsageError, one_of
 from frostline.core.loaders import LoaderSource
@@ -139,7 +140,7 @@ def _of_dataset(data: Any, task: int, where: str, device: torch.device | str, wo
         for i in range(min(8, len(data)))
     )
     if size * len(data) <= IN_MEMORY and not random:
-        items = [data[i] for i in range(len(data))]
+        items = [data[i] for i in tqdm(range(len(data)), f"reading {where}", delay=2, leave=False, disable=None)]
         x = torch.stack([_samples(_tensor(item[0], where)[None])[0] for item in items])
         y = _targets(_tensor(np.array([np.asarray(item[1]) for item in items]), where))
         return TensorSource(_finite(x, where).to(device), y, torch.arange(len(x)), task)
