@@ -4,7 +4,7 @@ import csv
 import sys
 from pathlib import Path
 
-WORDS = 60  # of a passage
+WORDS, EVERY = 60, 4  # of a passage, and one of so many is taken
 PARTIES = {"r": "Republican", "d": "Democratic"}
 
 
@@ -14,7 +14,7 @@ def main(folder: Path, table: Path) -> None:
         year, *_, party = file.stem.split("_")
         if party in PARTIES and int(year) >= 1857:  # since when there are both
             words = file.read_text(encoding="utf-8", errors="replace").split()
-            for start in range(0, len(words) - WORDS + 1, WORDS):
+            for start in range(0, len(words) - WORDS + 1, EVERY * WORDS):
                 text = " ".join(words[start : start + WORDS])
                 rows.append({"text": text, "party": PARTIES[party], "year": int(year)})
     if not rows:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from frostline.core.scope import Scope, evaluating
+from frostline.core.shadow import Shadows
 from frostline.core.step import Step, Weights
 from frostline.core.types import Batch, Task
 from frostline.loop.backend import Entrance
@@ -28,6 +29,7 @@ class Whole:
     def __init__(self, run: Run):
         self.run = run
         self.augment = Augmentation(run.settings.augment)
+        self.shadows = Shadows(run.model)
 
     def view(self, batch: Batch) -> Batch:
         """Return the batch with its images drawn."""
@@ -42,8 +44,12 @@ class Whole:
 
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode."""
-        with evaluating(self.run.model):
-            return self.logits(batch, weights)
+        shadow = self.shadows.of(weights)
+        if shadow is None:
+            with evaluating(self.run.model):
+                return self.logits(batch, weights)
+        with self.run.casting():
+            return shadow(batch.x).float()
 
     def check(self) -> None:
         """Nothing can have gone wrong unseen."""
