@@ -148,8 +148,8 @@ def main(folder: str, out: Path, news: list[str], known_folder: str) -> None:
     moved = {n for (n, p), q in zip(model.named_parameters(), start.parameters(), strict=True) if not torch.equal(p, q)}
     stream = frostline.from_tasks([(shifted(t), shifted(t)) for t in tasks], scenario="domain", classes=len(tokenizer))
     ours = frostline.run(
-        Logits(make()), stream, strategy=EWC(strength=STRENGTH), selector=rule(), lr=LR, epochs=STEPS, batch_size=TEXTS, progress=False,
-        prefix_cache="off",
+        Logits(make()), stream, strategy=EWC(strength=STRENGTH), selector=rule(), lr=LR, epochs=STEPS, batch_size=TEXTS,
+        progress=False, prefix_cache="off",
     )  # fmt: skip
     own = cast(Any, ours.model).net  # frostline.run trains a copy
     other, lightnings = with_lightning(make, tasks, out)

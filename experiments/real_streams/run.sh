@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Streams as they came: Elec2 in time order, Omniglot by alphabet, CLINC150 by domain, speeches by year, CIFAR-10 blurred and imbalanced.
+# Streams as they came: Elec2 in time order, Omniglot by alphabet, speeches by year, CIFAR-10 blurred and imbalanced.
 #   experiments/real_streams/run.sh elec     ELEC.CSV [OUT]
 #   experiments/real_streams/run.sh omniglot FOLDER_OF_ALPHABETS [OUT]
-#   experiments/real_streams/run.sh clinc    FOLDER_WITH_DATA_FULL_AND_DOMAINS [OUT]
 #   experiments/real_streams/run.sh speeches FOLDER_OF_YEAR_NAME_PARTY.TXT [OUT]
 #   experiments/real_streams/run.sh cifar    FOLDER_WITH_TRAIN_AND_TEST [OUT]
-# What is complete is left alone; what was killed goes on with the same command. `elec` compares with river's detectors: pip install river.
+# CLINC150 by domain is experiments/closed_form. What is complete is left alone; what was killed goes on with the same command. `elec` compares with river's detectors: pip install river.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python}
@@ -40,13 +39,6 @@ case $what in
       run "$strategy" strategy=$strategy "${letters[@]}"
     done
     ;;
-  clinc)
-    for strategy in finetune replay; do
-      echo "== $strategy"
-      run "$strategy" strategy=$strategy selector=last_k selector.warmup_tasks=0 stream=text_table stream.path="$data/data_full.json" \
-        stream.groups="$data/domains.json" model=minilm optimizer=adamw optimizer.lr=0.001 trainer.epochs=3
-    done
-    ;;
   speeches)
     "$python" experiments/real_streams/speeches.py "$data" "$out/speeches.csv"
     for strategy in finetune replay; do
@@ -66,7 +58,7 @@ case $what in
     done
     ;;
   *)
-    echo "unknown stream $what: expected elec, omniglot, clinc, speeches or cifar" >&2
+    echo "unknown stream $what: expected elec, omniglot, speeches or cifar" >&2
     exit 1
     ;;
 esac

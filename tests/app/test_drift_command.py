@@ -59,6 +59,29 @@ def test_rows_that_came_later_on_the_scale_of_the_others(table_run):
     assert moved["tasks"][0]["samples"] == 300
 
 
+def test_rows_later_than_those_that_came_later(table_run, tmp_path):
+    market(300, 300, seed=1).to_csv(tmp_path / "later.csv", index=False)
+    market(300, 0, seed=2).to_csv(tmp_path / "latest.csv", index=False)
+    cfg = compose_config(
+        *QUIET, "stream=table", f"stream.path={table_run / 'market.csv'}", "stream.label=up", "stream.task_column=row",
+        "stream.tasks=2", f"stream.later_path={tmp_path / 'later.csv'}", "model=mlp", "model.hidden=[16]",
+        "trainer.epochs=1",
+    )  # fmt: skip
+    execute(cfg, tmp_path / "run")
+    (task,) = drift(tmp_path / "run", [str(tmp_path / "latest.csv")])["tasks"]
+    assert task["suggestion"] == "selector=everything"
+
+
+def test_classes_are_told_among_the_same_ones(tmp_path):
+    """The same data again, of the first tasks too, are no news to a class-incremental run."""
+    cfg = compose_config(*QUIET, "stream=split_digits", "model=mlp", "model.hidden=[16]", "trainer.epochs=3")
+    execute(cfg, tmp_path / "run")
+    (task,) = drift(tmp_path / "run", ["stream.tasks=1"])["tasks"]
+    assert task["suggestion"] == "nothing"
+    with pytest.raises(UsageError, match=r"stream.labl"):
+        drift(tmp_path / "run", ["stream.labl=up"])
+
+
 def test_another_stream_of_the_same_kind(tmp_path):
     cfg = compose_config(
         *QUIET, "stream=rotated_digits", "stream.tasks=1", "model=mlp", "model.hidden=[16]", "trainer.epochs=1"
@@ -84,8 +107,10 @@ def test_refusals(table_run, tmp_path):
         drift(run, [str(tmp_path / "nowhere.csv")])
     with pytest.raises(UsageError, match=r"expected a file, a folder, or stream.KEY=VALUE"):
         drift(run, ["optimizer.lr=1"])
-    with pytest.raises(UsageError, match=r"stream.labl"):
-        drift(run, ["stream.labl=up"])
+    with pytest.raises(UsageError, match="another table would be read on a scale of its own"):
+        drift(run, [f"stream.path={table_run / 'market.csv'}"], learned=1)
+    with pytest.raises(UsageError, match=r"2 files or folders, a.csv, b.csv: expected one"):
+        drift(run, ["a.csv", "b.csv"], learned=1)
     market()[["price", "up"]].to_csv(tmp_path / "narrow.csv", index=False)
     with pytest.raises(UsageError, match="no column 'demand'"):
         drift(run, [str(tmp_path / "narrow.csv")], learned=1)

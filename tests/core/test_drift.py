@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from frostline.core.checks import UsageError
 from frostline.core.drift import compare, look, moved, retrain_from
 from frostline.core.sources import TensorSource
 from frostline.core.structure import block_modules
@@ -51,6 +52,23 @@ def test_nothing_differs_between_samples_of_one_distribution(learned, net):
         old, new = fresh.rows(order[:300]), fresh.rows(order[300:600])
         found += bool(moved(differences(net, task, old, new), alpha=0.05, at_least=0.0))
     assert found <= 6  # 3 are expected of 60 at most
+
+
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_nor_where_there_are_few(count):
+    task = from_arrays("digits", tasks=1, scenario="domain")[0]
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(40):
+        old, new = {"x": rng.normal(size=(80, 64))}, {"x": rng.normal(size=(count, 64))}
+        found += bool(moved(compare(old, new, task), 0.01, 0.15))
+    assert found <= 3
+
+
+def test_features_that_are_no_numbers_are_refused():
+    task = from_arrays("digits", tasks=1, scenario="domain")[0]
+    fine, bad = np.zeros((30, 4)), np.full((30, 4), np.nan)
+    with pytest.raises(UsageError, match="block1: values that are no numbers"):
+        compare({"block1": fine}, {"block1": bad}, task)
 
 
 def test_inputs_that_changed_are_seen_in_the_first_block(learned, net):

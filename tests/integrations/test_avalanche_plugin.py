@@ -129,15 +129,42 @@ def test_the_matrix_is_ours_and_the_result_is_written(make_run, stream, tmp_path
     assert all(row["flops"] > 0 for row in evaluated)
 
 
-def test_evaluations_in_the_middle_are_charged_and_make_no_row(make_run, stream):
+def test_evaluations_in_the_middle_are_charged_and_the_last_of_them_is_the_row(make_run, stream):
     net = make_run(Finetune(), stream=stream, model=small).model
     plugin = FrostlinePlugin()
     benchmark = benchmark_of(stream)
     strategy = strategy_for(net, [plugin], eval_every=1)
     strategy.train(benchmark.train_stream[0], eval_streams=[benchmark.test_stream])
-    assert len(plugin.matrix) == 1  # before the first epoch
+    assert len(plugin.matrix) == 2  # before the first epoch, and after the last
+    final = strategy.eval(benchmark.test_stream)
+    assert final is not None
+    assert len(plugin.matrix) == 2
     assert [row["task"] for row in plugin.ledger if row["phase"] == "evaluate"] == [None, 0]
     assert {row["phase"] for row in plugin.ledger} == {"select", "train", "evaluate", "consolidate"}
+
+
+def test_validation_streams_make_no_row(make_run, stream):
+    from avalanche.benchmarks.scenarios import benchmark_with_validation_stream
+
+    net = make_run(Finetune(), stream=stream, model=small).model
+    plugin = FrostlinePlugin()
+    benchmark = benchmark_with_validation_stream(benchmark_of(stream), 0.3)
+    strategy = strategy_for(net, [plugin])
+    strategy.train(benchmark.train_stream[0])
+    strategy.eval(benchmark.test_stream)
+    row = list(plugin.matrix[-1])
+    strategy.eval(benchmark.valid_stream)
+    assert plugin.matrix[-1] == row
+
+
+def test_online_streams_are_refused(make_run, stream):
+    from avalanche.benchmarks.scenarios.online import split_online_stream
+
+    net = make_run(Finetune(), stream=stream, model=small).model
+    strategy = strategy_for(net, [FrostlinePlugin()])
+    pieces = split_online_stream(benchmark_of(stream).train_stream, experience_size=20)
+    with pytest.raises(UsageError, match="hands an experience out in pieces"):
+        strategy.train(next(iter(pieces)))
 
 
 def test_beside_a_replay_of_avalanches_its_larger_batches_are_on_the_bill(make_run, stream):

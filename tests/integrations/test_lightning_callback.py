@@ -138,6 +138,40 @@ def test_a_killed_fit_goes_on_with_the_same_scope_and_weights(strategy, tmp_path
     assert [r["flops"] for r in again.ledger] == [r["flops"] for r in straight.ledger]
 
 
+def test_a_fit_killed_after_its_last_step_is_ended_by_the_resume(tmp_path):
+    class Late(pl.Callback):
+        def on_train_end(self, *_):
+            raise KeyboardInterrupt
+
+    whole, killed = Classifier(), Classifier()
+    straight = FrostlineCallback(Pattern(include=HALF), "ewc")
+    for seed in (1, 2):
+        trainer(tmp_path, straight).fit(whole, loader(seed, 10))
+    saver = pl.callbacks.ModelCheckpoint(tmp_path, filename="last", every_n_epochs=1)
+    with pytest.raises(BaseException):  # noqa: B017, PT011  (Lightning exits)
+        trainer(
+            tmp_path, Late(), FrostlineCallback(Pattern(include=HALF), "ewc"), saver, enable_checkpointing=True
+        ).fit(killed, loader(1, 10))  # fmt: skip
+    fresh, again = Classifier(seed=5), FrostlineCallback(Pattern(include=HALF), "ewc")
+    trainer(tmp_path, again).fit(fresh, loader(1, 10), ckpt_path=str(tmp_path / "last.ckpt"))
+    trainer(tmp_path, again).fit(fresh, loader(2, 10))
+    assert apart(fresh, whole) < 1e-6
+    assert [(r["task"], r["phase"]) for r in again.ledger] == [(r["task"], r["phase"]) for r in straight.ledger]
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "si", "ewc"])
+def test_steps_without_a_loss_are_no_steps(strategy, tmp_path):
+    class Skips(Classifier):
+        def training_step(self, batch, batch_idx):
+            return None if batch_idx == 0 else super().training_step(batch, batch_idx)
+
+    callback, all_of = FrostlineCallback(strategy=strategy), FrostlineCallback(strategy=strategy)
+    trainer(tmp_path, callback, epochs=1).fit(Skips(), loader(1, 10))
+    trainer(tmp_path, all_of, epochs=1).fit(Classifier(), loader(1, 10))
+    flops = [next(r["flops"] for r in c.ledger if r["phase"] == "train") for c in (callback, all_of)]
+    assert flops[0] == flops[1] * 3 // 4
+
+
 def test_validation_is_charged_and_held_out_loss_measured(tmp_path):
     model, callback = Classifier(), FrostlineCallback(held_out={"old": TensorDataset(*data(7))}, price_per_hour=3600.0)
     for seed in (7, 8):
@@ -198,6 +232,13 @@ def test_refusals(tmp_path):
     manual.automatic_optimization = False
     with pytest.raises(UsageError, match="automatic_optimization=False"):
         fit(FrostlineCallback(), manual)
+    floats = DataLoader(TensorDataset(data(1)[0], torch.zeros(40)), batch_size=40)
+    with pytest.raises(UsageError, match="objective='regression'"):
+        fit(FrostlineCallback(strategy="ewc"), loaded=floats)
+    with pytest.raises(UsageError, match=r"net\.5 cannot make logits of a batch's inputs"):
+        fit(FrostlineCallback(strategy="ewc", network="net.5"))
+    with pytest.raises(UsageError, match="taken with Everything, EWC: expected the same, not Everything, SI"):
+        FrostlineCallback(strategy="si").load_state_dict(FrostlineCallback(strategy="ewc").state_dict())
     with pytest.raises(UsageError, match="has no such part"):
         fit(FrostlineCallback(network="nett"))
     with pytest.raises(UsageError, match="belongs to the other loop"):

@@ -148,5 +148,10 @@ def test_folders_of_classes_are_tasks_and_a_share_is_tested_on(tmp_path):
     assert {task.name.partition(": ")[2] for task in again.tasks} == {"Cyrillic", "Greek", "Latin"}
     with pytest.raises(UsageError, match=r"expected images under train/TASK/CLASS/ .* stream.test_share=0.2"):
         image_folder(str(root), task_folders=True, image_size=8)
+    with pytest.raises(UsageError, match="the 3 folders are the tasks"):
+        image_folder(str(root), task_folders=True, test_share=0.2, image_size=8, tasks=2)
+    make(tmp_path / "apart", each=5)
+    with pytest.raises(UsageError, match="has train/ and test/ of its own"):
+        image_folder(str(tmp_path / "apart"), test_share=0.2, image_size=8)
     with pytest.raises(UsageError, match=r"holds no folders of images. Expected TASK/CLASS"):
         image_folder(str(root / "Greek"), task_folders=True, test_share=0.2, image_size=8)

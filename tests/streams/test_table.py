@@ -317,3 +317,61 @@ def test_rows_are_tested_before_they_are_learned():
 def test_times_that_are_no_times(values, message, tasks):
     with pytest.raises(UsageError, match=message):
         from_table(frame().assign(when=values), "kind", features=["size"], task_column="when", tasks=tasks)
+
+
+NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+TWELVE = range(1, 13)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [f"3/31/2024 {hour}:00" for hour in range(6, 18)],
+        [f"3/31/2024 {(hour - 1) % 12 + 1}:00 {'AM' if hour < 12 else 'PM'}" for hour in range(6, 18)],
+        [f"2024-03-31 {(hour - 1) % 12 + 1:02d}:00 {'AM' if hour < 12 else 'PM'}" for hour in range(6, 18)],
+        [f"05-{name}-2024" for name in NAMES],
+        [f"5 {name} 2024" for name in NAMES],
+        [f"{name} 5, 2024" for name in NAMES],
+        [f"2024 {name}" for name in NAMES],
+        [f"2024-{name}" for name in NAMES],
+        [f"{name}-24" for name in NAMES],
+        [f"{month}/15/99" for month in (9, 10, 11, 12)] + [f"{month}/15/01" for month in range(1, 9)],
+        [f"2024-03-31T{hour}:{minute}" for hour, minute in [("10", "59+02:00"), ("10", "00+00:00"), ("13", "00+02:00")]]
+        + [f"2024-03-31T{hour}:00+00:00" for hour in range(12, 21)],
+        [f"2024/{month}/05" for month in TWELVE],
+        [f"week {week} 2024" for week in TWELVE],
+        [f"1.2.{patch}" for patch in range(1, 13)],  # versions
+        [f"{hour}:30" for hour in range(1, 13)],
+    ],
+    ids=lambda values: f"{values[0]} to {values[-1]}",
+)
+def test_times_come_in_their_order_however_they_are_written(values):
+    rng = np.random.default_rng(0)
+    rank = rng.permutation(12)
+    data = pandas.DataFrame({"rank": rank, "kind": rank % 2, "when": [values[i] for i in rank]})
+    stream = from_table(
+        data, "kind", features=["rank"], task_column="when", tasks=6, standardise=False, prequential=True
+    )
+    seen = [sorted(everything(task.train).x.flatten().tolist()) for task in stream.tasks]
+    assert seen == [[2 * t, 2 * t + 1] for t in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("days", "odd"),
+    [
+        ([f"2024-01-{day:02d}" for day in range(1, 11)] + [f"{day}.2.2024" for day in range(13, 19)], "13.2.2024"),
+        ([f"2024/1/{day:02d}" for day in range(1, 16)] + ["unknown"], "unknown"),
+    ],
+)
+def test_times_of_two_kinds_are_refused(days, odd):
+    data = pandas.DataFrame({"a": range(16), "kind": [0, 1] * 8, "when": days})
+    with pytest.raises(UsageError, match=f"'{odd}' is no time, as '2024.*' and others are, or none written like them"):
+        from_table(data, "kind", task_column="when", tasks=2)
+
+
+def test_rows_that_came_later_need_no_task():
+    data = frame()
+    both = pandas.concat([data, data.head(4).assign(month="later")])
+    stream = from_table(both, "kind", task_column="month", later_path=data.drop(columns="month").head(10))
+    assert stream.tasks[-1].name == "later rows"
+    assert len(stream.tasks[-1].train) + len(stream.tasks[-1].test) == 10

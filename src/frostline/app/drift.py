@@ -72,11 +72,12 @@ def drift(
             f"--learned {count}: the run's stream has no task after these. Expected fewer, or data to look at."
         )
     known = joined([task.test for task in old.tasks[:count]])
-    seen = _look(model, old.tasks[count - 1], known, samples)
+    knows = old.tasks[count - 1]  # among whose classes all are decided
+    seen = _look(model, knows, known, samples, "known")
     rows: list[list[Difference]] = []
     for task in new:
-        mine = _look(model, task, task.train, samples)
-        rows.append(compare(seen, mine, task))
+        mine = _look(model, knows, task.train, samples, task.index)
+        rows.append(compare(seen, mine, knows))
         if against == "previous":
             seen = mine
     blocks = block_modules(model)
@@ -103,6 +104,9 @@ def _tasks(node: DictConfig, data: Sequence[str], old: TaskStream, learned: int 
         return old.tasks[learned:]
     node = node.copy()
     own = PATHS.get(node._target_)
+    table = own == "later_path"
+    if len(paths := [item for item in data if "=" not in item]) > 1:
+        raise UsageError(f"{len(paths)} files or folders, {', '.join(paths)}: expected one.")
     for item in data:
         key, sign, value = item.partition("=")
         if not sign:
@@ -113,6 +117,11 @@ def _tasks(node: DictConfig, data: Sequence[str], old: TaskStream, learned: int 
             key, value = own, item
         elif not key.startswith("stream."):
             raise UsageError(f"{item}: expected a file, a folder, or stream.KEY=VALUE.")
+        if table and key.removeprefix("stream.") != own:
+            raise UsageError(
+                f"{item}: another table would be read on a scale of its own, and what moved would not be seen. Expected the "
+                "file alone, whose rows are put on the scale of the run's."
+            )
         parsed = value if not sign else OmegaConf.from_dotlist([f"value={value}"]).value
         OmegaConf.update(node, key.removeprefix("stream."), parsed, force_add=True)
     check_target("stream", node)
@@ -122,11 +131,15 @@ def _tasks(node: DictConfig, data: Sequence[str], old: TaskStream, learned: int 
             f"The new data are of shape {list(new.shape)} in {new.classes} classes: expected {list(old.shape)}, at most "
             f"{old.classes}."
         )
-    return new.tasks[len(old) :] if node.get("later_path") else new.tasks
+    if old.scenario == "task" and len(new) > len(old):
+        raise UsageError(
+            f"The new data have {len(new)} tasks: expected at most {len(old)}, whose classes the run knows."
+        )
+    return new.tasks[-1:] if table else new.tasks
 
 
-def _look(model: torch.nn.Module, task: Task, source: Source, samples: int) -> dict[str, np.ndarray]:
-    order = torch.randperm(len(source), generator=generator("drift", task.index))[:samples]
+def _look(model: torch.nn.Module, task: Task, source: Source, samples: int, lot: int | str) -> dict[str, np.ndarray]:
+    order = torch.randperm(len(source), generator=generator("drift", lot))[:samples]
     return look(model, task, source.batches(128, order))
 
 

@@ -10,11 +10,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from frostline.core.checks import UsageError
 from frostline.core.objectives import Classification
 from frostline.core.scope import evaluating
 from frostline.core.structure import block_modules
 from frostline.core.types import Batch, Task, masked
 
+EXACT = 100  # samples up to which p is not taken from the limit of many
 COMPONENTS = 32  # directions of widest spread that features are tested along
 OUTSIDE = ("labels", "inputs", "logits", "loss")  # what is looked at beside the blocks
 Look = dict[str, np.ndarray]  # [n, D] of each thing looked at, labels [n]
@@ -110,18 +112,23 @@ def _counts_differ(name: str, old: np.ndarray, new: np.ndarray) -> Difference:
 
 def _values_differ(name: str, old: np.ndarray, new: np.ndarray) -> Difference:
     old, new = (values.reshape(len(values), -1).astype(np.float64) for values in (old, new))
+    if name == "loss":  # of a class that the model is not to know
+        old, new = (np.nan_to_num(values, nan=np.nan, posinf=1e30) for values in (old, new))
     if old.shape[1] > COMPONENTS:
         from sklearn.decomposition import PCA
 
         both = np.r_[old, new]
         components = PCA(min(COMPONENTS, len(both)), svd_solver="randomized", random_state=0).fit_transform(both)
         old, new = components[: len(old)], components[len(old) :]
+    if not (np.isfinite(old).all() and np.isfinite(new).all()):
+        raise UsageError(f"{name}: values that are no numbers. The net puts out NaN or infinity on these samples.")
     varying = np.ptp(np.r_[old, new], axis=0) > 0
     if not varying.any():
         return Difference(name, 0.0, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ties: then it is the more careful
-        tests: list[Any] = [stats.ks_2samp(old[:, i], new[:, i], method="asymp") for i in np.flatnonzero(varying)]
+        method: Any = "exact" if min(len(old), len(new)) < EXACT else "asymp"
+        tests: list[Any] = [stats.ks_2samp(old[:, i], new[:, i], method=method) for i in np.flatnonzero(varying)]
     p = min(float(test.pvalue) for test in tests) * len(tests)
     return Difference(name, max(float(test.statistic) for test in tests), min(1.0, p))
 

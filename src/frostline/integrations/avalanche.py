@@ -16,6 +16,7 @@ from frostline.integrations.companion import Companion, check_unwrapped
 from frostline.streams.avalanche import Experience
 
 torchvision()  # avalanche imports it
+from avalanche.benchmarks import OnlineCLExperience  # noqa: E402
 from avalanche.core import SupervisedPlugin  # noqa: E402
 from avalanche.models import MultiTaskModule  # noqa: E402
 
@@ -54,6 +55,8 @@ class FrostlinePlugin(SupervisedPlugin):
     def metrics(self) -> dict[str, float | None]:
         """Every metric that the evaluations so far define, by name; see core.metrics."""
         tasks = len(self.matrix[0]) if self.matrix else 0
+        if len(self.matrix) > tasks + 1:  # experiences were learned again
+            return {}
         rows = [*self.matrix, *[[None] * tasks] * (tasks + 1 - len(self.matrix))]
         return metrics.all_metrics(metrics.matrix(rows)) if tasks else {}
 
@@ -82,6 +85,11 @@ class FrostlinePlugin(SupervisedPlugin):
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Choose what trains; everything else is frozen from here on."""
+        if isinstance(strategy.experience, OnlineCLExperience):
+            raise UsageError(
+                "An online stream hands an experience out in pieces, and what a task is would be lost. Expected whole "
+                "experiences; frostline.streams.from_avalanche(benchmark, online=True) learns each sample once."
+            )
         data = Experience(strategy.experience)
         index = self.companion.index
         source = LoaderSource(cast(Dataset, data), data.targets, torch.arange(len(data)), index, device=strategy.device)
@@ -160,10 +168,10 @@ class FrostlinePlugin(SupervisedPlugin):
         """Make the row; go on with training, where that is what was interrupted."""
         learning = self.companion.learning
         self.companion.enter("train" if learning else None)
-        if learning or not self._right:
+        if not self._right:
             return
         tasks = self._tasks
-        row = self.companion.index
+        row = self.companion.index + learning  # in the middle: what stands until a later one
         empty: list[list[float | None]] = [[None] * tasks for _ in range(row + 1 - len(self.matrix))]
         self.matrix += empty
         for task, right in self._right.items():
@@ -182,4 +190,4 @@ class FrostlinePlugin(SupervisedPlugin):
 
 
 def _is_test(experience: Any) -> bool:
-    return getattr(experience.origin_stream, "name", "") != "train"
+    return getattr(experience.origin_stream, "name", "").startswith("test")

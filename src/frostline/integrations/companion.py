@@ -85,7 +85,7 @@ class Companion:
         """
         model, self.optimizer = self.model, optimizer
         assert model is not None
-        self.strategy.check(model, TaskStream("other", "domain", (replace(task, index=0),), classes, tuple(shape)))
+        self.strategy.check(model, TaskStream("this data", "domain", (replace(task, index=0),), classes, tuple(shape)))
         self.task, self._flops, self.learning = task, {}, True
         costs = TaskCosts(lambda: StepCosts.trace(model, _first(task, size).x), epochs, len(task.train))
         resumed = len(self.names) > self.index
@@ -121,6 +121,10 @@ class Companion:
         """Let frozen norms stand still, whatever the loop did."""
         for module in self._still:
             module.eval()
+
+    def forget(self, key: tuple[Any, ...]) -> None:
+        """Count the next pass of this kind again: this one was not a whole one."""
+        self._flops.pop(key, None)
 
     def mix(self, batch: Batch, number: int) -> Batch:
         """Return the batch to learn from, with what the strategy adds; `hold` included."""
@@ -243,6 +247,7 @@ class Companion:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that going on depends on, as tensors and plain values."""
         return {
+            "methods": self._methods(),
             "index": self.index,
             "names": self.names,
             "held_out": self.held_out,
@@ -253,10 +258,19 @@ class Companion:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state` was taken."""
+        if state["methods"] != self._methods():
+            raise UsageError(
+                f"The checkpoint was taken with {', '.join(state['methods'])}: expected the same, not "
+                f"{', '.join(self._methods())}."
+            )
         self.index, self.names, self.held_out = state["index"], state["names"], state["held_out"]
         self.strategy.load_state_dict(state["strategy"])
         self.selector.load_state_dict(state["selector"])
         self.meter.load_state_dict(state["meter"])
+
+    def _methods(self) -> list[str]:
+        members = getattr(self.strategy, "members", [self.strategy])
+        return [type(part).__name__ for part in (self.selector, *members)]
 
     # What a Step asks of its network.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from frostline.core.checks import UsageError, one_of
-from frostline.core.objectives import OBJECTIVES, Objective
+from frostline.core.objectives import OBJECTIVES, Classification, Objective
 from frostline.core.scope import evaluating
 from frostline.core.torchvision_schemas import torchvision
 from frostline.core.types import Batch, Suite, Task
@@ -50,7 +50,13 @@ class Logits(nn.Module):
                 f"{type(self.module).__name__} has no forward and several parts. Expected network=, the name of the part that "
                 "makes logits of a batch's inputs."
             )
-        return self.part()(x)
+        out = self.part()(x)
+        if not isinstance(out, Tensor):
+            raise UsageError(
+                f"{type(self.part()).__name__} gives out {type(out).__name__}: expected logits as one tensor, or network=, the "
+                "name of a part that makes them of a batch's inputs."
+            )
+        return out
 
 
 class FrostlineCallback(Callback):
@@ -91,6 +97,8 @@ class FrostlineCallback(Callback):
         self._said: Tensor | None = None  # the logits of the batch
         self._batch: Any = None
         self._kind: tuple[Any, ...] = ()
+        self._skipped = False  # the step gave no loss
+        self._restored = False  # from a checkpoint, by this fit
 
     @property
     def ledger(self) -> list[dict[str, Any]]:
@@ -118,6 +126,7 @@ class FrostlineCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go back to where a checkpoint was taken."""
         self.companion.load_state_dict(state_dict)
+        self._restored = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the model, before an optimizer is made for it."""
@@ -147,9 +156,7 @@ class FrostlineCallback(Callback):
         data, index = self._data(loader, loader), self.companion.index
         shape, classes = (), 1
         if not self.companion.plain:
-            first = next(iter(data.batches(1)))
-            with torch.no_grad(), evaluating(self.net):
-                shape, classes = first.x.shape[1:], int(self.net(first.x).shape[-1])
+            shape, classes = self._try(next(iter(data.batches(1))))
         self.companion.begin(
             Task(index, f"{index}", (), data, data, objective=self.objective),
             trainer.optimizers[0],
@@ -165,6 +172,20 @@ class FrostlineCallback(Callback):
         self._open.callback(self.net.part().register_forward_hook(self._note).remove)
         self._steps, self._trainer = trainer.global_step, trainer
 
+    def _try(self, first: Batch) -> tuple[tuple[int, ...], int]:
+        """Return the shape of a sample and the number of logits; refuse what no method could work with."""
+        assert self.net is not None
+        if first.y.is_floating_point() and isinstance(self.objective, Classification):
+            raise UsageError(f"Targets are {first.y.dtype}: expected classes, or objective='regression'.")
+        try:
+            with torch.no_grad(), evaluating(self.net):
+                return tuple(first.x.shape[1:]), int(self.net(first.x).shape[-1])
+        except RuntimeError as error:
+            raise UsageError(
+                f"{self.net.network or type(self.net.module).__name__} cannot make logits of a batch's inputs "
+                f"{list(first.x.shape)} ({error}). Expected network=, the name of a part that can."
+            ) from error
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Charge what comes to `evaluate`; what Lightning tries before it trains is on nobody's bill."""
         if self.companion.learning:
@@ -177,13 +198,15 @@ class FrostlineCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Gradients are there, not clipped yet."""
-        self.companion.project()
+        if not self._skipped:
+            self.companion.project()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *others: Any) -> None:
         """If an update was made, its gradients are still there."""
         if trainer.global_step > self._steps:
             self._steps = trainer.global_step
-            self.companion.stepped()
+            if not self._skipped:
+                self.companion.stepped()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember, unfreeze, measure, and write what came of it."""
@@ -193,6 +216,13 @@ class FrostlineCallback(Callback):
         file = Path(self.file or Path(trainer.default_root_dir) / "frostline.json")
         file.parent.mkdir(parents=True, exist_ok=True)
         self.companion.save(file)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a task whose checkpoint was taken after its last step: Lightning has nothing left to train."""
+        if self._restored and len(self.companion.names) > self.companion.index and trainer.train_dataloader is not None:
+            self.on_train_start(trainer, pl_module)
+            self.on_train_end(trainer, pl_module)
+        self._restored = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Unfreeze: the task was not learned."""
@@ -247,7 +277,12 @@ class FrostlineCallback(Callback):
             self._kind = (*_shapes(batch), work)
             with companion.counted(("train", *self._kind), _size(batch)):
                 output = step(batch, *others, **more)
-                return output if companion.plain or output is None else self._added(output)
+                self._skipped = output is None
+                if not companion.plain and not self._skipped:
+                    output = self._added(output)
+            if self._skipped:  # there is no backward pass, and the forward one may be half of itself
+                companion.forget(("train", *self._kind))
+            return output
 
         return counted
 

@@ -1,8 +1,5 @@
 """What the columns of a table mean: features, targets, and which rows are a task."""
 
-import calendar
-import datetime
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +11,11 @@ from frostline.core.checks import UsageError, in_range
 from frostline.core.rng import generator
 from frostline.streams.frames import check_columns
 from frostline.streams.groups import class_groups
+from frostline.streams.times import in_order, natural
 
 ROW = "row"  # a task column that need not be there: the order of the rows
 CATEGORIES = 64  # different words up to which a column becomes one column a word
 TASKS = 1000  # values up to which each is a task
-DATE = re.compile(r"\s*(?P<first>\d{1,2})([/.-])(?P<second>\d{1,2})\2(?P<year>\d{4}|\d{2})(?!\d)(?P<rest>.*)")
-SEASONS = ("winter", "spring", "summer", "autumn", "fall")
-LAST_YEAR = re.compile(r"\s*(?P<part>[^\d/].*?|\d{1,2})\s*[ /-]\s*(?P<year>(?:19|20)\d{2})\s*$")
-ISO = re.compile(r"\s*(?P<year>\d{4})-(?P<month>\d{1,2})(?:-(?P<day>\d{1,2}))?(?!\d)")
-TIME = re.compile(r"\s*(?P<hour>\d{1,2})(?::(?P<minute>\d{2}))?\s*(?P<half>[aApP])\.?[mM]\.?\s*$")
 Rows = tuple[Tensor, Tensor]  # x, y
 
 
@@ -108,88 +101,6 @@ def targets_of(column: Any, objective: str, label: str, names: list[Any] | None 
     if unknown:
         raise UsageError(f"The test data have the class {unknown[0]!r}, which no training sample has.")
     return torch.tensor([place[v] for v in column.tolist()]), names
-
-
-def natural(value: Any) -> Any:
-    """Sort numbers by size, and words with the numbers in them by size: 2 before 10."""
-    if isinstance(value, str):
-        return (1, [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", value) if p])
-    return (0, value)
-
-
-def in_order(column: Any) -> list[Any]:
-    """Return something to sort each of a column's values by: months and weekdays by the calendar, dates by time.
-
-    A date is taken as 2024-03-31, or as 31.3.2024, 3/31/2024 where only one reading fits all of them; a year may stand last
-    (Q4 2020, 12/2020, spring 2020), and a time of day may be am or pm.
-    """
-    values = column.tolist()
-    words = {v for v in values if isinstance(v, str)}
-    if words and len(words) < len(set(values)):
-        number = next(v for v in values if not isinstance(v, str))
-        raise UsageError(
-            f"Column {column.name!r} holds both numbers ({number!r}) and words ({min(words)!r}): expected one kind, whose "
-            "order is known."
-        )
-    if not words:
-        return [natural(v) for v in values]
-    for names in (calendar.month_name, calendar.month_abbr, calendar.day_name, calendar.day_abbr):
-        place = {name.lower(): i for i, name in enumerate(names) if name}
-        if words and all(w.strip().lower() in place for w in words):
-            return [place[v.strip().lower()] for v in values]
-    _check_times(column, values)
-    dates = [match for v in values if isinstance(v, str) and (match := DATE.match(v))]
-    if len(dates) == len(values):
-        return _dates(column, dates)
-    for pattern in (LAST_YEAR, TIME):
-        found = [match for v in values if isinstance(v, str) and (match := pattern.match(v))]
-        if len(found) == len(values):
-            return [_key(match, pattern) for match in found]
-    return [natural(v) for v in values]
-
-
-def _check_times(column: Any, values: list[Any]) -> None:
-    """Refuse a column of which most values are dates and one is none; in the order of its words it would come last."""
-    odd = [v for v in values if not (ISO.match(v) or DATE.match(v))]
-    for value in values if len(odd) < len(values) / 2 else ():
-        match = ISO.match(value)
-        try:
-            if match:
-                datetime.date(int(match["year"]), int(match["month"]), int(match["day"] or 1))
-        except ValueError:
-            odd.append(value)
-    if odd and len(odd) < len(values) / 2:
-        fine = next(v for v in values if v not in odd)
-        raise UsageError(
-            f"Column {column.name!r}: {odd[0]!r} is no time, as {fine!r} and others are ({len(odd)} such rows). Expected a "
-            "time in each."
-        )
-
-
-def _key(match: re.Match[str], pattern: re.Pattern[str]) -> Any:
-    if pattern is TIME:
-        return (int(match["hour"]) % 12 + 12 * (match["half"].lower() == "p"), int(match["minute"] or 0))
-    part = match["part"].strip().lower()
-    for names in (calendar.month_name, calendar.month_abbr, SEASONS):
-        if part in (lowered := [name.lower() for name in names]):
-            return (int(match["year"]), lowered.index(part), natural(""))
-    return (int(match["year"]), 0, natural(part))
-
-
-def _dates(column: Any, dates: list[re.Match[str]]) -> list[Any]:
-    """Return year, month, day and what follows of each date."""
-    readings = []
-    for day, month in (("first", "second"), ("second", "first")):
-        keys = [(int(d["year"]), int(d[month]), int(d[day]), d["rest"]) for d in dates]
-        if all(1 <= m <= 12 and 1 <= d <= 31 for _, m, d, _ in keys):
-            readings.append(keys)
-    shown = f"Column {column.name!r}: {column.iloc[0]!r}"
-    if not readings:
-        raise UsageError(f"{shown} is no date. Expected dates such as 2024-03-31.")
-    orders = [sorted(range(len(keys)), key=keys.__getitem__) for keys in readings]
-    if orders[0] != orders[-1]:
-        raise UsageError(f"{shown} may be day and month or month and day. Expected dates such as 2024-03-31.")
-    return readings[0]
 
 
 def rows_of_tasks(

@@ -11,8 +11,8 @@ import torch
 
 from frostline.core.checks import UsageError
 from frostline.core.rng import generator
-from frostline.streams.columns import natural
 from frostline.streams.frames import hugging_face, is_hugging_face
+from frostline.streams.times import natural
 
 HEAD = 4096  # bytes of an image that its digest reads
 CHECKED = 20_000  # images up to which each is opened before training
@@ -48,6 +48,10 @@ def open_images(
     inside = "TASK/CLASS/" if task_folders else "CLASS/"
     try:
         if test_share is not None:
+            if {p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")} == {"train", "test"}:
+                raise UsageError(
+                    f"stream.test_share={test_share}: {root} has train/ and test/ of its own. Expected it left out."
+                )
             return _Images(root, see, task_folders).parts(test_share)
         sets = {train: _Images(root / ("train" if train else "test"), see, task_folders) for train in (True, False)}
     except OSError as error:
@@ -91,7 +95,10 @@ class _Images:
         folders = [p for p in folder.iterdir() if p.is_dir() and shown(p)]
         if task_folders:
             folders = [p for task in folders for p in task.iterdir() if p.is_dir() and shown(p)]
-        self.classes = sorted((p.relative_to(folder).as_posix() for p in folders), key=natural)
+        names = (p.relative_to(folder) for p in folders)
+        self.classes = [
+            name.as_posix() for name in sorted(names, key=lambda name: [natural(part) for part in name.parts])
+        ]
         self.paths: list[Path] = []
         self.targets: list[int] = []
         for label, name in enumerate(self.classes):

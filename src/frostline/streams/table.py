@@ -70,8 +70,10 @@ def from_table(
     y, names = targets_of(frame[label], objective, label)
     place = rows_of_tasks(frame, y, names, task_column, tasks, class_order, seed)
 
-    def others(frame_of: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        lacking = [c for c in frame.columns if c in (features or frame.columns) and c not in (label, task_column)]
+    outside = (label, task_column)
+
+    def others(frame_of: Any, task_column: str | None = task_column) -> tuple[torch.Tensor, torch.Tensor]:
+        lacking = [c for c in frame.columns if c in (features or frame.columns) and c not in outside]
         check_columns(frame_of, [label, *lacking])
         y_other, _ = targets_of(frame_of[label], objective, label, names)
         return features_of(frame_of, label, features, task_column, known=columns)[0], y_other
@@ -83,8 +85,9 @@ def from_table(
     parts = parted(place, there, (x, y), held, test_share, prequential)
     known = len(parts)
     if later_path is not None:
-        place["later"] = torch.arange(0)
-        x_later, y_later = others(_frames(later_path, label, task_column)[0])
+        later, _ = _frames(later_path, label, None)
+        x_later, y_later = others(later, task_column if task_column in later.columns else None)
+        place["later" if "later" not in place else "later rows"] = torch.arange(0)
         parts += parted({"": torch.arange(len(y_later))}, None, (x_later, y_later), None, test_share, prequential)
     if standardise:
         whole = torch.cat([train[0] for train, _ in parts[: 1 if prequential else known]])
