@@ -58,8 +58,6 @@ def test_lightnings_callback(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("ignore")
 def test_avalanches_plugin(capsys):
-    from avalanche.training.plugins import EvaluationPlugin
-
     from frostline.streams import from_arrays
     from tests.integrations.test_avalanche_plugin import benchmark_of, small
 
@@ -69,7 +67,6 @@ def test_avalanches_plugin(capsys):
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
         "criterion": torch.nn.CrossEntropyLoss(),
-        "evaluator": EvaluationPlugin(loggers=[]),
     }
     code = blocks("docs/integrations.md", "python")[2]
     assert len(code.strip().splitlines()) <= 10
