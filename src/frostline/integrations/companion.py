@@ -258,9 +258,9 @@ class Companion:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to where `state` was taken."""
-        if state["methods"] != self._methods():
+        if (methods := state.get("methods", self._methods())) != self._methods():
             raise UsageError(
-                f"The checkpoint was taken with {', '.join(state['methods'])}: expected the same, not "
+                f"The checkpoint was taken with {', '.join(methods)}: expected the same, not "
                 f"{', '.join(self._methods())}."
             )
         self.index, self.names, self.held_out = state["index"], state["names"], state["held_out"]

@@ -34,7 +34,6 @@ class LwF(Strategy):
         in_range("strategy.lwf.strength", self.strength, 0)
         in_range("strategy.lwf.temperature", self.temperature, 0, above=True)
         self.teacher: dict[str, Tensor] = {}
-        self.places: list[Tensor | slice] = []  # of the groups
         self.groups: list[Tensor] = []  # classes that belong together, as places among the logits; none: all of them
 
     def check(self, model: nn.Module, stream: TaskStream) -> None:
@@ -48,7 +47,6 @@ class LwF(Strategy):
         """Copy what is about to move, the first time in a task that it does."""
         if self.groups:
             self.teacher = scope.snapshot(self.teacher)
-        self.places = [_places(group) for group in self.groups]
 
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the distillation term."""
@@ -56,7 +54,8 @@ class LwF(Strategy):
             return logits.new_zeros(())
         old = step.teacher(batch, self.teacher)
         counts = step.task.objective.counted(batch.y)
-        terms = [self._divergence(step.raw[..., place], old[..., place]) for place in self.places]
+        places = [group if len(group) else slice(None) for group in self.groups]
+        terms = [self._divergence(step.raw[..., place], old[..., place]) for place in places]
         each = terms[0] if len(terms) == 1 else torch.stack(terms).sum(0)
         scale = self.strength * (self.temperature**2 if self.rescale else 1.0)
         return scale * (each * counts).sum() / counts.sum()
@@ -77,11 +76,3 @@ class LwF(Strategy):
             self.groups = [task.visible.nonzero().squeeze(1)]
         else:
             self.groups = [*self.groups, task.visible[task.index].nonzero().squeeze(1)]
-
-
-def _places(group: Tensor) -> Tensor | slice:
-    """Return a slice for neighbouring places, which is a view; all of them for no group."""
-    if not len(group):
-        return slice(None)
-    first, last = int(group[0]), int(group[-1])
-    return slice(first, last + 1) if last - first == len(group) - 1 else group
