@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 from frostline.core.checks import UsageError
 from frostline.core.drift import compare, look, moved, retrain_from
 from frostline.core.sources import TensorSource
 from frostline.core.structure import block_modules
+from frostline.core.types import Batch
 from frostline.loop.training import run_stream
-from frostline.models import mlp
+from frostline.models import cnn, mlp, vit
+from frostline.models.classifier import Classifier
 from frostline.selectors.drift import Drift
 from frostline.strategies import Finetune
 from frostline.streams import from_arrays
@@ -153,3 +156,27 @@ def test_what_the_selector_remembers_survives(make_run):
     fresh.load_state_dict(run.selector.state_dict())
     assert torch.equal(fresh.memory.all().x, run.selector.memory.all().x)
     assert isinstance(run.stream[0].train, TensorSource)
+
+
+@pytest.mark.parametrize(
+    ("model", "widths"),
+    [
+        (vit((3, 16, 16), 10, patch=4, width=24, depth=2, heads=2), [24, 24, 24, 24]),  # 16 tokens
+        (cnn((3, 16, 16), 10, channels=[5, 7], hidden=9), [5, 7, 9]),
+    ],
+)
+def test_of_a_block_the_channels_are_looked_at_not_the_places(learned, model, widths):
+    batch = Batch(
+        torch.randn(2, 3, 16, 16), torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long), torch.arange(2)
+    )
+    seen = look(model, learned[0], [batch])
+    assert [seen[name].shape for name in block_modules(model)] == [(2, width) for width in widths]
+
+
+def test_channels_of_one_dimensional_signals_too(learned):
+    model = Classifier(nn.Sequential(nn.Conv1d(4, 6, 3), nn.Conv1d(6, 8, 3), nn.Flatten()), features=128, classes=10)
+    batch = Batch(
+        torch.randn(2, 4, 20), torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long), torch.arange(2)
+    )
+    seen = look(model, learned[0], [batch])
+    assert [seen[name].shape for name in block_modules(model)] == [(2, 6), (2, 8)]

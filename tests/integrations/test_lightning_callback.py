@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import frostline
 from frostline.core.checks import UsageError
-from frostline.integrations.lightning import FrostlineCallback, Logits
+from frostline.integrations.lightning import FrostlineCallback
+from frostline.integrations.lightning_module import Logits
 from frostline.selectors import Pattern
 from frostline.strategies import EWC, SI, LwF, Replay
 
@@ -89,7 +90,7 @@ def test_the_same_weights_and_operations_as_in_our_loop(make, tmp_path):
     callback = FrostlineCallback(Pattern(include=HALF), make())
     for seed in (1, 2, 3):
         trainer(tmp_path, callback).fit(model, loader(seed))
-    own = Logits(copy.deepcopy(start), None)
+    own = Logits(copy.deepcopy(start))
     stream = frostline.from_tasks([(data(seed), data(seed)) for seed in (1, 2, 3)], scenario="domain")
     run = frostline.run(
         own, stream, strategy=make(), selector=Pattern(include=HALF), lr=0.05, epochs=4, batch_size=40, progress=False,

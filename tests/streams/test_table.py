@@ -310,6 +310,7 @@ def test_rows_are_tested_before_they_are_learned():
         (["2024-03-01", "2024-13-01", "2024-04-01"] * 20, "'2024-13-01' is no time, as '2024-03-01' and others are"),
         (["2024-03-01", "2024-03-02", "yesterday"] * 20, r"'yesterday' is no time, .*\(20 such rows\)"),
         (["1.3.2024", "2.3.2024", "?"] * 20, r"'\?' is no time"),
+        (["1.3.2024", "2.3.2024 later", "3.3.2024"] * 20, "follows the date in '2.3.2024 later' is no time of day"),
         ([1, 2, "three"] * 20, r"holds both numbers \(1\) and words \('three'\)"),
     ],
 )

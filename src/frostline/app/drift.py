@@ -7,23 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from omegaconf import OmegaConf
-from rich.table import Table
 
 from frostline.app.building import build
 from frostline.app.config import DictConfig
 from frostline.app.export import build_model, read_description
 from frostline.app.targets import check_target, refuse_foreign, targets
 from frostline.core.checks import UsageError, in_range, one_of
-from frostline.core.drift import OUTSIDE, Difference, compare, look, moved, retrain_from
+from frostline.core.drift import Difference, compare, look, moved, retrain_from
 from frostline.core.files import atomic_write
 from frostline.core.joining import joined
 from frostline.core.rng import generator
 from frostline.core.structure import block_modules
 from frostline.core.types import Source, Task, TaskStream
 from frostline.records import results
-from frostline.report.console import wide_console
+from frostline.report.drift import drift_figure, print_drift
 from frostline.report.figures import save_figure
 
 AGAINST = ("learned", "previous")
@@ -47,7 +45,8 @@ def drift(
     """Compare each new task's samples with those of the tasks that the run learned; print, and write drift.json and drift.png.
 
     data: a file or a folder for the run's own kind of stream, or settings stream.KEY=VALUE; without any, the tasks of the run's
-    stream after the first `learned` ones. What was learned is looked at by its test data, which the model has not fitted.
+    stream after the first `learned` ones. What was learned is looked at by its test data. (A prequential stream's are
+    its training data, which the model has fitted: of two learned tasks the later is then the nearer one.)
     against: 'previous' compares each task with the one before it, to say when something changed. samples: looked at of each.
     alpha: of a false alarm, over everything that is looked at. at_least: how large a difference counts, from 0 to 1.
     """
@@ -89,7 +88,7 @@ def drift(
     with atomic_write(run / "drift.json") as f:
         json.dump(out, f, indent=1)
     save_figure(drift_figure(out), run / "drift")
-    _show(out)
+    print_drift(out)
     print(f"Written to {run / 'drift.json'} and {run / 'drift.png'}.")
     return out
 
@@ -159,47 +158,3 @@ def _verdict(
         "differences": {d.name: {"statistic": d.statistic, "p": d.p, "moved": d.name in names} for d in row},
         "suggestion": advice,
     }
-
-
-def drift_figure(content: dict[str, Any]) -> Figure:
-    """Return the heat map of differences, a column a task; a dot marks what surely differs."""
-    tasks = content["tasks"]
-    names = list(tasks[0]["differences"])
-    values = np.array([[task["differences"][name]["statistic"] for task in tasks] for name in names])
-    figure = Figure(figsize=(min(14.0, 3.2 + 0.3 * len(tasks)), 1.4 + 0.32 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="YlOrRd", aspect="auto", interpolation="nearest")
-    rows, columns = np.nonzero([[task["differences"][name]["moved"] for task in tasks] for name in names])
-    axes.scatter(columns, rows, s=12, color="black", label="differs surely")
-    every = -(-len(tasks) // 20)
-    axes.set_xticks(range(0, len(tasks), every), [task["task"] for task in tasks][::every], rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("new data")
-    figure.colorbar(image, label="difference (0 none, 1 total)")
-    if len(rows):
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-    return figure
-
-
-def _show(content: dict[str, Any]) -> None:
-    """Print a row for each task: what differs, and by how much."""
-    known = f"the {len(content['learned'])} tasks learned" if content["against"] == "learned" else "the task before"
-    table = Table(title=f"Against {known}: difference from 0 to 1, * where it is sure (alpha={content['alpha']:g})")
-    names = list(content["tasks"][0]["differences"])
-    outside = [name for name in names if name in OUTSIDE]
-    for heading in ("new data", *outside, "blocks that moved", "suggests"):
-        table.add_column(heading)
-    shown = (
-        content["tasks"]
-        if len(content["tasks"]) <= 40
-        else [t for t in content["tasks"] if t["suggestion"] != "nothing"]
-    )
-    for task in shown:
-        found = task["differences"]
-        cells = [f"{found[n]['statistic']:.2f}{'*' if found[n]['moved'] else ''}" for n in outside]
-        gone = [name for name in content["blocks"] if found.get(name, {}).get("moved")]
-        blocks = "none" if not gone else f"{len(gone)} of {len(content['blocks'])}, from {gone[0]}"
-        table.add_row(task["task"], *cells, blocks, task["suggestion"])
-    wide_console().print(table)
-    quiet = sum(task["suggestion"] == "nothing" for task in content["tasks"])
-    print(f"{len(content['tasks']) - quiet} of {len(content['tasks'])} differ.")

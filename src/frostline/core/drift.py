@@ -77,8 +77,11 @@ def _overheard(model: nn.Module, batch: Batch, add: Any) -> Iterator[None]:
 
 
 def _pooled(value: Tensor, batch: Batch) -> Tensor:
-    """Return means over places, [B, D]: of images [B, D, ...], of texts [B, L, D]."""
-    if value.ndim == 3 and not batch.x.is_floating_point():
+    """Return means over places, [B, D]: of maps [B, D, ...], of tokens [B, L, D], which is what is of three dimensions.
+
+    Unless samples are of two themselves, [C, L], and the output keeps another number of rows: those are channels.
+    """
+    if value.ndim == 3 and (batch.x.ndim != 3 or value.shape[1] == batch.x.shape[1]):
         return value.mean(1)
     return value.flatten(2).mean(2) if value.ndim > 2 else value
 

@@ -37,5 +37,7 @@ class Shadows:
             made = copy.deepcopy(self.model, memo).eval()
         except Exception:  # a part that cannot be copied: an open file, a tensor with a history
             made = None
-        self._made = {**({} if len(self._made) > 2 else self._made), key: (weights, list(weights.values()), made)}
+        if len(self._made) > 2:
+            self._made.clear()
+        self._made[key] = (weights, list(weights.values()), made)
         return made

@@ -13,6 +13,7 @@ from frostline.core.loaders import LoaderSource
 from frostline.core.torchvision_schemas import torchvision
 from frostline.core.types import Batch, Task
 from frostline.integrations.companion import Companion, check_unwrapped
+from frostline.integrations.reporting import Reporting
 from frostline.streams.avalanche import Experience
 
 torchvision()  # avalanche imports it
@@ -21,7 +22,7 @@ from avalanche.core import SupervisedPlugin  # noqa: E402
 from avalanche.models import MultiTaskModule  # noqa: E402
 
 
-class FrostlinePlugin(SupervisedPlugin):
+class FrostlinePlugin(Reporting, SupervisedPlugin):
     """Freeze all but what a rule chooses, keep what was learned, measure what it costs and what is forgotten.
 
     selector, strategy: a name, with the settings of its YAML, or an object; without a selector all trains that is not frozen
@@ -42,16 +43,6 @@ class FrostlinePlugin(SupervisedPlugin):
         self._patched: Any = None  # Avalanche's strategy, while it learns an experience
 
     @property
-    def ledger(self) -> list[dict[str, Any]]:
-        """The bill: a row for each phase of each experience."""
-        return [dict(vars(row)) for row in self.companion.meter.rows]
-
-    @property
-    def trained(self) -> list[list[str]]:
-        """The names of the parameters that trained, a list for each experience."""
-        return self.companion.names
-
-    @property
     def metrics(self) -> dict[str, float | None]:
         """Every metric that the evaluations so far define, by name; see core.metrics."""
         tasks = len(self.matrix[0]) if self.matrix else 0
@@ -62,7 +53,7 @@ class FrostlinePlugin(SupervisedPlugin):
 
     def result(self) -> dict[str, Any]:
         """Return what trained, what it cost and what it forgot, as plain values."""
-        return {**self.companion.result(), "accuracy": self.matrix, "metrics": self.metrics}
+        return {**super().result(), "accuracy": self.matrix, "metrics": self.metrics}
 
     def save(self, file: str | Path) -> None:
         """Write the result as JSON."""
@@ -93,15 +84,14 @@ class FrostlinePlugin(SupervisedPlugin):
         data = Experience(strategy.experience)
         index = self.companion.index
         source = LoaderSource(cast(Dataset, data), data.targets, torch.arange(len(data)), index, device=strategy.device)
-        size, steps = strategy.train_mb_size, len(strategy.dataloader)
         self.companion.begin(
             Task(index, f"{index}", tuple(data.targets.unique().tolist()), source, source),
             strategy.optimizer,
             shape=data[0][0].shape,
             classes=1 + int(data.targets.max()),
             epochs=strategy.train_epochs,
-            size=size,
-            steps=strategy.train_epochs * steps,
+            size=strategy.train_mb_size,
+            steps=strategy.train_epochs * len(strategy.dataloader),
         )
         self._number = 0
         self._patched, forward, backward = strategy, strategy.forward, strategy.backward
@@ -160,7 +150,7 @@ class FrostlinePlugin(SupervisedPlugin):
 
     def after_eval_forward(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         """Note which answers are right."""
-        if _is_test(strategy.experience):
+        if strategy.experience.origin_stream.name.startswith("test"):
             right = strategy.mb_output.argmax(1) == strategy.mb_y
             self._right.setdefault(strategy.experience.current_experience, []).append(right)
 
@@ -170,24 +160,16 @@ class FrostlinePlugin(SupervisedPlugin):
         self.companion.enter("train" if learning else None)
         if not self._right:
             return
-        tasks = self._tasks
+        tasks = len(strategy.experience.origin_stream)
         row = self.companion.index + learning  # in the middle: what stands until a later one
         empty: list[list[float | None]] = [[None] * tasks for _ in range(row + 1 - len(self.matrix))]
         self.matrix += empty
-        for task, right in self._right.items():
-            if task < tasks:
-                self.matrix[row][task] = float(torch.cat(right).float().mean())
-
-    def after_eval_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Learn how many experiences there are."""
-        self._tasks = len(strategy.experience.origin_stream)
+        for task, parts in self._right.items():
+            right = torch.cat(parts)
+            self.matrix[row][task] = int(right.sum()) / len(right)
 
     def _let_go(self, ended: bool = False) -> None:
         if self._patched is not None:
             del self._patched.forward, self._patched.backward  # what the class has shows again
             self._patched = None
         self.companion.end() if ended else self.companion.abandon()
-
-
-def _is_test(experience: Any) -> bool:
-    return getattr(experience.origin_stream, "name", "").startswith("test")

@@ -5,61 +5,29 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from frostline.core.checks import UsageError, one_of
-from frostline.core.objectives import OBJECTIVES, Classification, Objective
-from frostline.core.scope import evaluating
+from frostline.core.objectives import OBJECTIVES, Objective
 from frostline.core.torchvision_schemas import torchvision
-from frostline.core.types import Batch, Suite, Task
+from frostline.core.types import Suite, Task
 from frostline.integrations.companion import Companion, check_unwrapped
 from frostline.integrations.data import DataSet
+from frostline.integrations.reporting import Reporting
 
 torchvision()  # torchmetrics imports it
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+
+    from frostline.integrations.lightning_module import Logits
 except ImportError as error:
     raise UsageError("FrostlineCallback needs Lightning: pip install 'frostline[lightning]'.") from error
 
 STEPS = ("training_step", "validation_step", "backward")  # of a LightningModule, put on the bill while it trains
 
 
-class Logits(nn.Module):
-    """A LightningModule as frostline's models are: `forward`, or a part of it by name, makes logits of one tensor."""
-
-    def __init__(self, module: LightningModule, network: str | None):
-        super().__init__()
-        self.module = module
-        if network is not None and network not in dict(module.named_modules()):
-            raise UsageError(f"network={network!r}: {type(module).__name__} has no such part.")
-        parts = [name for name, child in module.named_children() if next(child.parameters(), None) is not None]
-        has_forward = type(module).forward is not LightningModule.forward
-        self.network = network if network is not None else "" if has_forward or len(parts) != 1 else parts[0]
-        self.known = network is not None or has_forward or len(parts) == 1
-
-    def part(self) -> nn.Module:
-        """Return what makes logits."""
-        return self.module.get_submodule(self.network)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits."""
-        if not self.known:
-            raise UsageError(
-                f"{type(self.module).__name__} has no forward and several parts. Expected network=, the name of the part that "
-                "makes logits of a batch's inputs."
-            )
-        out = self.part()(x)
-        if not isinstance(out, Tensor):
-            raise UsageError(
-                f"{type(self.part()).__name__} gives out {type(out).__name__}: expected logits as one tensor, or network=, the "
-                "name of a part that makes them of a batch's inputs."
-            )
-        return out
-
-
-class FrostlineCallback(Callback):
+class FrostlineCallback(Reporting, Callback):
     """Freeze all but what a rule chooses, keep what was learned, measure what it costs and what is forgotten.
 
     selector, strategy: a name, with the settings of its YAML, or an object; without a selector all trains that is not frozen
@@ -100,25 +68,6 @@ class FrostlineCallback(Callback):
         self._skipped = False  # the step gave no loss
         self._restored = False  # from a checkpoint, by this fit
 
-    @property
-    def ledger(self) -> list[dict[str, Any]]:
-        """The bill: a row for each phase of each task."""
-        return [dict(vars(row)) for row in self.companion.meter.rows]
-
-    @property
-    def trained(self) -> list[list[str]]:
-        """The names of the parameters that trained, a list for each task."""
-        return self.companion.result()["trained"]
-
-    @property
-    def forgetting(self) -> dict[str, float]:
-        """By how much the loss on each held-out set has risen, nats a target."""
-        return self.companion.forgetting
-
-    def result(self) -> dict[str, Any]:
-        """Return what trained, what it cost and what it forgot, as plain values."""
-        return self.companion.result()
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a resume needs, for Lightning's checkpoint."""
         return self.companion.state_dict()
@@ -137,7 +86,7 @@ class FrostlineCallback(Callback):
         check_unwrapped(pl_module)
         self.companion.claim(pl_module)
         if self.net is None:
-            self.net = Logits(pl_module, self.network)
+            self.net = Logits(pl_module, self.network, self.pair)
         self.companion.join(self.net)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,7 +105,7 @@ class FrostlineCallback(Callback):
         data, index = self._data(loader, loader), self.companion.index
         shape, classes = (), 1
         if not self.companion.plain:
-            shape, classes = self._try(next(iter(data.batches(1))))
+            shape, classes = self.net.shape_and_classes(next(iter(data.batches(1))), self.objective)
         self.companion.begin(
             Task(index, f"{index}", (), data, data, objective=self.objective),
             trainer.optimizers[0],
@@ -171,20 +120,6 @@ class FrostlineCallback(Callback):
             self._open.callback(delattr, pl_module, name)  # what the class has shows again
         self._open.callback(self.net.part().register_forward_hook(self._note).remove)
         self._steps, self._trainer = trainer.global_step, trainer
-
-    def _try(self, first: Batch) -> tuple[tuple[int, ...], int]:
-        """Return the shape of a sample and the number of logits; refuse what no method could work with."""
-        assert self.net is not None
-        if first.y.is_floating_point() and isinstance(self.objective, Classification):
-            raise UsageError(f"Targets are {first.y.dtype}: expected classes, or objective='regression'.")
-        try:
-            with torch.no_grad(), evaluating(self.net):
-                return tuple(first.x.shape[1:]), int(self.net(first.x).shape[-1])
-        except RuntimeError as error:
-            raise UsageError(
-                f"{self.net.network or type(self.net.module).__name__} cannot make logits of a batch's inputs "
-                f"{list(first.x.shape)} ({error}). Expected network=, the name of a part that can."
-            ) from error
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Charge what comes to `evaluate`; what Lightning tries before it trains is on nobody's bill."""
@@ -235,45 +170,21 @@ class FrostlineCallback(Callback):
     def _data(self, given: Any, loader: Any) -> DataSet:
         assert self.net is not None
         data = getattr(given, "dataset", given)
-        return DataSet(data, getattr(given, "collate_fn", loader.collate_fn), self._read, self.net)
-
-    def _read(self, batch: Any) -> Batch:
-        """Return a batch of Lightning's as frostline's are."""
-        try:
-            x, y = (batch[key] for key in self.pair)
-        except (KeyError, IndexError, TypeError) as error:
-            raise UsageError(
-                f"A batch is {type(batch).__name__}, and its inputs and targets are to be at {list(self.pair)} ({error!r}). "
-                "Expected pair=, their places or keys in it."
-            ) from error
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-            raise UsageError(
-                f"The inputs and targets of a batch are {type(x).__name__}, {type(y).__name__}: expected tensors."
-            )
-        places = y.new_tensor(range(len(y))).long()
-        return Batch(x, y, places.new_zeros(len(y)), places)
-
-    def _write(self, batch: Any, mixed: Batch) -> Any:
-        """Return a batch of Lightning's with the samples of `mixed`."""
-        if len(batch) > 2:
-            raise UsageError(
-                f"A batch has {len(batch)} parts, and replay knows inputs and targets: expected these two."
-            )
-        new = dict(zip(self.pair, (mixed.x, mixed.y), strict=True))
-        return {**batch, **new} if isinstance(batch, Mapping) else [new.get(place) for place in range(len(batch))]
+        return DataSet(data, getattr(given, "collate_fn", loader.collate_fn), self.net.batch, self.net)
 
     def _training_step(self, step: Any) -> Any:
         def counted(batch: Any, *others: Any, **more: Any) -> Any:
+            assert self.net is not None
             companion, self._said = self.companion, None
             work = None
             if companion.plain:
                 companion.hold()
             else:
-                own = self._read(batch)
+                own = self.net.batch(batch)
                 work = companion.strategy.work(len(own))
                 self._batch = companion.mix(own, self._trainer.global_step)
                 if len(self._batch) > len(own):
-                    batch = self._write(batch, self._batch)
+                    batch = self.net.inputs(batch, self._batch)
             self._kind = (*_shapes(batch), work)
             with companion.counted(("train", *self._kind), _size(batch)):
                 output = step(batch, *others, **more)

@@ -13,6 +13,7 @@ from frostline.core.torchvision_schemas import torchvision
 from frostline.core.types import Suite, Task
 from frostline.integrations.companion import Companion, check_unwrapped
 from frostline.integrations.data import DataSet
+from frostline.integrations.reporting import Reporting
 from frostline.selectors.roles import Role
 
 torchvision()  # transformers imports it
@@ -27,7 +28,7 @@ CHECKPOINT = "frostline.pt"  # in each checkpoint of the Trainer's
 RESULT = "frostline.json"  # in its output_dir
 
 
-class FrostlineCallback(TrainerCallback):
+class FrostlineCallback(Reporting, TrainerCallback):
     """Freeze all but what a rule chooses, keep what was learned, measure what it costs and what is forgotten.
 
     selector, strategy: a name, with the settings of its YAML, or an object; without a selector all trains that is not
@@ -58,25 +59,6 @@ class FrostlineCallback(TrainerCallback):
         self.net: Logits | None = None
         self._doing: str | None = None  # what the Trainer's forward passes are for: train, evaluate
         self._hooks: list[Any] = []
-
-    @property
-    def ledger(self) -> list[dict[str, Any]]:
-        """The bill: a row for each phase of each task."""
-        return [dict(vars(row)) for row in self.companion.meter.rows]
-
-    @property
-    def trained(self) -> list[list[str]]:
-        """The names of the parameters that trained, a list for each task."""
-        return self.companion.result()["trained"]
-
-    @property
-    def forgetting(self) -> dict[str, float]:
-        """By how much the loss on each held-out set has risen, nats a target."""
-        return self.companion.forgetting
-
-    def result(self) -> dict[str, Any]:
-        """Return what trained, what it cost and what it forgot, as plain values."""
-        return self.companion.result()
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Take the model, before an optimizer is made for it."""

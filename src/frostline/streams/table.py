@@ -90,17 +90,19 @@ def from_table(
         place["later" if "later" not in place else "later rows"] = torch.arange(0)
         parts += parted({"": torch.arange(len(y_later))}, None, (x_later, y_later), None, test_share, prequential)
     if standardise:
-        whole = torch.cat([train[0] for train, _ in parts[: 1 if prequential else known]])
-        mean, deviation = (torch.from_numpy(of) for of in (whole.numpy().mean(0), whole.numpy().std(0, ddof=1)))
-        deviation = torch.where(deviation > 1e-8, deviation, 1.0)  # a constant column stays one
-        parts = [
-            (((x_train - mean) / deviation, y_train), ((x_held - mean) / deviation, y_held))
-            for (x_train, y_train), (x_held, y_held) in parts
-        ]
+        parts = _standardised(parts, 1 if prequential else known)
     kind = Regression(tolerance or max(1e-9, 0.5 * float(y.std()))) if objective == "regression" else objective
     name = Path(path).stem if isinstance(path, str | Path) else "table"
     stream = from_tasks(parts, scenario=scenario, names=list(place), name=name, objective=kind, device=device)
     return replace(stream, online=online)
+
+
+def _standardised(parts: list[Any], count: int) -> list[Any]:
+    """Return the parts by the mean and deviation of what the first `count` tasks teach."""
+    whole = torch.cat([train[0] for train, _ in parts[:count]]).numpy()
+    mean, deviation = torch.from_numpy(whole.mean(0)), torch.from_numpy(whole.std(0, ddof=1))
+    deviation = torch.where(deviation > 1e-8, deviation, 1.0)  # a constant column stays one
+    return [tuple(((x - mean) / deviation, y) for x, y in part) for part in parts]
 
 
 def _frames(path: Any, label: str, task_column: str | None) -> tuple[Any, Any]:

@@ -53,41 +53,36 @@ def in_order(column: Any) -> list[Any]:
         place = {name.lower(): i for i, name in enumerate(names) if name}
         if all(w.strip().lower() in place for w in words):
             return [place[v.strip().lower()] for v in values]
-    kinds = (_dates, _last_years, _clocks, _whole)
-    found = {kind: kind(column, values) for kind in kinds}
-    for keys in found.values():
+    odd = values
+    for kind in (_dates, _last_years, _clocks, _whole):
+        keys = kind(column, values)
         if None not in keys:
             return keys
-    best = max(kinds, key=lambda kind: sum(key is not None for key in found[kind]))
-    known = [key is not None for keys in [found[best]] for key in keys]
-    if sum(known) > len(values) / 2 and (best is not _dates or any("/" in v for v in words) or _four(values, known)):
-        odd = [v for v, fine in zip(values, known, strict=True) if not fine]
+        odd = min(odd, [v for v, key in zip(values, keys, strict=True) if key is None], key=len)
+    if len(odd) < len(values) / 2:
+        fine = next(v for v in values if v not in odd)
         raise UsageError(
-            f"Column {column.name!r}: {odd[0]!r} is no time, as {values[known.index(True)]!r} and others are, or none written "
-            f"like them ({len(odd)} such rows). Expected times of one kind."
+            f"Column {column.name!r}: {odd[0]!r} is no time, as {fine!r} and others are, or none written like them "
+            f"({len(odd)} such rows). Expected times of one kind."
         )
     return [natural(v) for v in values]
 
 
-def _four(values: list[str], known: list[bool]) -> bool:
-    """Tell whether dates have years of four digits; 1.2.10 may be a version."""
-    return any(len(DATE.match(v)["year"]) == 4 for v, fine in zip(values, known, strict=True) if fine)  # type: ignore[index]
-
-
 def _dates(column: Any, values: list[str]) -> list[Any]:
     """Return year, month, day and time of day of each date of three numbers, the year last."""
-    found = [
-        (v, m) for v in values if (m := DATE.match(v)) and (not m["rest"].strip() or _clock(m["rest"]) is not None)
-    ]
-    dates = dict(found)
-    readings = []
+    dates = {v: match for v in values if (match := DATE.match(v))}
+    if len(dates) < len(set(values)):  # 1.2.10 among others may be a version
+        return [
+            (0,) if v in dates and (dates[v]["sign"] != "." or len(dates[v]["year"]) == 4) else None for v in values
+        ]
+    readings, shown = [], f"Column {column.name!r}: {column.iloc[0]!r}"
+    for value, match in dates.items():
+        if match["rest"].strip() and _clock(match["rest"]) is None:
+            raise UsageError(f"Column {column.name!r}: what follows the date in {value!r} is no time of day.")
     for day, month in (("first", "second"), ("second", "first")):
         keys = {v: (_year(d["year"]), int(d[month]), int(d[day]), _clock(d["rest"]) or 0.0) for v, d in dates.items()}
         if all(1 <= m <= 12 and 1 <= d <= calendar.monthrange(y, m)[1] for y, m, d, _ in keys.values()):
             readings.append(keys)
-    if not dates or len(found) < len(values):
-        return [(0,) if v in dates else None for v in values]
-    shown = f"Column {column.name!r}: {column.iloc[0]!r}"
     if not readings:
         raise UsageError(f"{shown} is no date. Expected dates such as 2024-03-31.")
     if sorted(dates, key=readings[0].__getitem__) != sorted(dates, key=readings[-1].__getitem__):
