@@ -11,6 +11,7 @@ from frostline.core.structure import is_staged, run_stages
 from frostline.core.tensors import digest, tensor_bytes
 from frostline.loop.evaluation import Column, Work, plainly, run_columns
 from frostline.loop.run import Run
+from frostline.speed.activations import frost_line
 
 State = tuple[Tensor, ...]
 
@@ -18,9 +19,10 @@ State = tuple[Tensor, ...]
 class Features:
     """Activations of each column's test data, batch by batch, after the first `line` stages.
 
-    At every evaluation each stage is compared, by a digest of all that it holds, with what it was at the one before.
-    What the leading unchanged stages put out is kept; once one of them has changed, all is forgotten. So a row that comes
-    from here is the row that the whole model would give.
+    At every evaluation the leading stages that did not train since the one before are compared with what they were then, by a
+    digest of all that they hold. What they put out is kept; once one of them has changed, all is forgotten. So a row that
+    comes from here is the row that the whole model would give. Stages that train are not looked at: a digest of all weights
+    at every evaluation would take as long as a small evaluation does.
     """
 
     def __init__(self, room: int):
@@ -28,6 +30,7 @@ class Features:
         self.line = 0
         self.held: dict[str, list[State]] = {}
         self._stages: list[str] = []
+        self._frozen: int | None = None  # leading stages that stood still in all training since; None: there was none
         self._owed: list[str] = []  # held when the checkpoint was taken
 
     @property
@@ -40,18 +43,23 @@ class Features:
 
         steady: whether such a stage puts out what it did then.
         """
-        now = (
-            [digest(stage.state_dict()) for stage in model.stages()]
-            if is_staged(model) and self.room and steady
-            else []
-        )
+        now: list[str] = []
+        if is_staged(model) and self.room and steady:
+            now = [digest(stage.state_dict()) for stage in model.stages()[: self._frozen]]
         same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(now, self._stages, strict=False))))
-        self._stages = now
+        self._stages, self._frozen = now, None
         if same < self.line or not (self.held or self._owed):
             self.held.clear()
             self._owed.clear()
             weighted = is_staged(model) and any(any(True for _ in s.parameters()) for s in model.stages()[:same])
             self.line = same if weighted else 0
+
+    def note(self, model: nn.Module) -> None:
+        """Remember what stages that are frozen from here on hold, where the last look did not come as far."""
+        if is_staged(model) and self.room:
+            line = frost_line(model)
+            self._frozen = line if self._frozen is None else min(line, self._frozen)
+            self._stages += [digest(stage.state_dict()) for stage in model.stages()[len(self._stages) : line]]
 
     def pay(self, run: Run, moment: int | None) -> None:
         """Compute again what a kill took; the bill has it already."""
@@ -94,11 +102,13 @@ class Features:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was held, without the activations: they are computed again."""
-        return {"line": self.line, "stages": self._stages, "held": [*self.held, *self._owed]}
+        held = [*self.held, *self._owed]
+        return {"line": self.line, "stages": self._stages, "frozen": self._frozen, "held": held}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore it."""
         self.line, self._stages, self._owed = state["line"], list(state["stages"]), list(state["held"])
+        self._frozen = state["frozen"]
         self.held.clear()
 
 
