@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from frostline.core.scope import Scope
 from frostline.core.structure import everything, head
@@ -77,3 +78,9 @@ def test_which_layers_get_one():
     assert not any("block1" in n and "lora" in n for n in everything(net))
     with pytest.raises(ValueError, match=r"selector\.rank"):
         LoRA(rank=0)
+
+
+def test_convolutions_in_groups_that_do_not_divide_the_rank_get_none():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1, groups=2), nn.Linear(4, 2))
+    LoRA(rank=4).prepare(net)
+    assert {n.partition(".")[0] for n in everything(net) if ".lora_" in n} == {"0", "2"}
