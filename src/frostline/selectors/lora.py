@@ -19,8 +19,8 @@ class LoRA(Selector):
 
     PEFT adds the adapters when the run is built: A Kaiming-uniform, B zero, so that the model computes what it did
     before. include: regular expressions for the layers that get one (linear layers, convolutions and GPT-2's Conv1D; the
-    head, the inside of nn.MultiheadAttention and convolutions in groups that do not divide the rank, such as depthwise
-    ones, never do). The warm-up trains the layers themselves, the adapters not.
+    head, the inside of nn.MultiheadAttention and convolutions in groups, such as depthwise ones, never do). The warm-up trains
+    the layers themselves, the adapters not.
     """
 
     rank: int = 8
@@ -65,7 +65,7 @@ class LoRA(Selector):
             name
             for name, module in model.named_modules()
             if (isinstance(module, nn.Linear | nn.Conv2d) or type(module).__name__ == "Conv1D")
-            and self.rank % getattr(module, "groups", 1) == 0  # PEFT has none for others
+            and getattr(module, "groups", 1) == 1  # PEFT has none for every number of groups, and merges none
             and name  # a model that is one layer is no part of another
             and name not in outside | inner
         ]
