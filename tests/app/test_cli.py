@@ -13,9 +13,12 @@ from pathlib import Path
 import joblib
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from frostline.costs.meter import LEARNING
+from frostline.loop.training import run_stream
 from frostline.records import checkpoints
+from frostline.report import terminal
 from frostline.streams.datasets import DEBIAN_FASHION_MNIST
 from tests.conftest import ROOT, in_process, wandb_records
 
@@ -554,3 +557,54 @@ def test_a_file_may_be_called_anything(name, tmp_path, monkeypatch):
     code, errors = in_process(*given, *quick, "stream.test=no such (1).csv")
     assert code == 1
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "+strategy.x._target_=pathlib.Path.touch",
+        "+strategy.x={_target_:pathlib.Path,_args_:[pwned]}",
+        "+hydra.callbacks.evil.x=1",
+        "hydra.searchpath=[file:///tmp]",
+        "hydra.job.env_set.LD_PRELOAD=x",
+        "strategy.replay.capacity=${oc.decode:x}",
+    ],
+)
+def test_the_record_of_a_sweep_calls_nothing(argument, tmp_path):
+    """It may be anybody's, as a checkpoint may."""
+    record = tmp_path / "multirun.yaml"
+    of_hydra = argument.lstrip("+").startswith("hydra")
+    overrides = {"hydra": [argument] if of_hydra else [], "task": [*QUICK, *([] if of_hydra else [argument])]}
+    OmegaConf.save({"hydra": {"overrides": overrides, "sweep": {}}}, record)
+    code, wrong = in_process(f"resume={tmp_path}")
+    assert code == 1
+    assert f"{record} holds {argument}, which may call anything" in wrong
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["multirun.yaml"]
+
+
+def test_flags_may_follow_settings(tmp_path):
+    (tmp_path / "conf" / "strategy").mkdir(parents=True)
+    (tmp_path / "conf" / "strategy" / "mine.yaml").write_text("mine:\n  _target_: frostline.strategies.Finetune\n")
+    where = ["--config-dir", str(tmp_path / "conf"), "strategy=mine", f"hydra.run.dir={tmp_path / 'out'}"]
+    code, wrong = in_process(*QUICK, *where)
+    assert code == 0, wrong
+
+
+def test_a_checkpoint_whose_settings_were_changed_is_refused(tmp_path):
+    folder = tmp_path / "out"
+    assert in_process(*QUICK, f"hydra.run.dir={folder}")[0] == 0
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    state["config"]["optimizer"].pop("lr")
+    torch.save(state, folder / "checkpoint.pt")
+    (folder / "result.json").unlink()
+    code, wrong = in_process(f"resume={folder}")
+    assert code == 1
+    assert "the settings in it were changed since it was written" in wrong
+
+
+def test_without_a_terminal_a_long_task_says_how_far_it_is(make_run, monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "SAY_WITHIN_EVERY_S", 0.0)
+    run = make_run()
+    run.observers = [terminal.TerminalReport("finetune")]
+    run_stream(run)
+    assert re.search(r"task 1/5, \d+ %, loss", capsys.readouterr().out)

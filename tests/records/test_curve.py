@@ -78,3 +78,17 @@ def test_from_python_and_in_a_figure(tmp_path):
     result.save(tmp_path)
     assert len(curve.read(tmp_path / curve.NAME)) == 5
     assert learning_curve(result.content, result.rows).axes
+
+
+def test_a_damaged_line_is_left_out(tmp_path, make_run):
+    from frostline.loop.training import run_stream
+
+    run = make_run(epochs=3, batch_size=16)
+    run.observers = [curve.Curve(tmp_path)]
+    run_stream(run)
+    path = tmp_path / curve.NAME
+    octets = bytearray(path.read_bytes())
+    octets[len(octets) // 2] ^= 0x80
+    before = curve.read(path)
+    path.write_bytes(octets)
+    assert len(curve.read(path)) in (len(before), len(before) - 1)

@@ -44,7 +44,7 @@ def test_a_label_names_a_data_set_once():
         config = {"strategy": {"replay": {"_target_": "frostline.strategies.Replay"}}, "stream": stream} | {
             section: {"_target_": f"frostline.{section}"} for section in ("selector", "model", "optimizer")
         }
-        return {"config": config, "seed": 0, "data": None, "accuracy": [[0.5], [1.0]]}
+        return {"config": config, "seed": 0, "data": None, "accuracy": [[0.5], [1.0]], "stream": {"name": dataset}}
 
     assert [group.label for group in group_runs([content("digits"), content("mnist")])] == [
         "replay digits",
@@ -85,9 +85,11 @@ def test_intransigence_from_a_cumulative_run():
 
 
 def test_figure_has_a_point_for_each_configuration():
-    figure = accuracy_against_cost(group_runs([run(seed=0), run(seed=1), run("ewc")]))
+    figure = accuracy_against_cost(group_runs([run(seed=0), run(seed=1), run(seed=2), run("ewc")]))
     assert len(figure.axes[0].containers) == 2
     assert figure.get_suptitle() == "split_digits: mean and 95 % interval over all seeds"
+    figure = accuracy_against_cost(group_runs([run(seed=0), run(seed=1), run("ewc")]))
+    assert figure.get_suptitle() == "split_digits: mean of two seeds, a dot each"
 
 
 def test_colours_tell_strategies_apart_and_markers_what_else_differs():

@@ -84,3 +84,8 @@ def test_convolutions_in_groups_get_none():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1, groups=2), nn.Linear(4, 2))
     LoRA(rank=4).prepare(net)
     assert {n.partition(".")[0] for n in everything(net) if ".lora_" in n} == {"0"}
+
+
+def test_a_run_without_adapters_is_refused(make_run):
+    with pytest.raises(ValueError, match=r"no adapters: expected LoRA.prepare"):
+        run_stream(make_run(selector=LoRA(warmup_tasks=0)))

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
     plainly()
     given = sys.argv[1:] if argv is None else argv
-    arguments = sorted(given, key=lambda a: a not in ("-m", "--multirun"))  # argparse wants no setting before a flag
+    arguments = _flags_first(given)
     wants_traceback, before = "HYDRA_FULL_ERROR" in os.environ, list(sys.argv)
     folder: Path | None = None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
@@ -56,6 +56,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.argv = before
         if not wants_traceback:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+TAKES_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
+
+
+def _flags_first(given: Sequence[str]) -> list[str]:
+    """Return the arguments with flags, and what belongs to them, before settings, as argparse wants them."""
+    flags: list[str] = []
+    settings: list[str] = []
+    for before, argument in zip(("", *given), given, strict=False):
+        (flags if argument.startswith("-") or before in TAKES_A_VALUE else settings).append(argument)
+    return [*flags, *settings]
 
 
 def _owning(arguments: list[str], *, resumes: bool) -> AbstractContextManager[None]:
@@ -247,6 +259,9 @@ def _recorded(record: Path, given: list[str]) -> list[str]:
     stored: Any = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
     before = [*stored["hydra"]["overrides"]["hydra"], *stored["hydra"]["overrides"]["task"]]
     before = [a for a in before if key_of(a) not in ("hydra.sweep.dir", "hydra.mode")]
+    for argument in before:
+        if argument not in given:
+            _refuse_what_calls(argument, record)
     for argument in given:
         free = (*MAY_CHANGE, "hydra/launcher", "hydra.launcher", "hydra.verbose")
         if argument not in before and not key_of(argument).startswith(free):
@@ -262,6 +277,23 @@ def _recorded(record: Path, given: list[str]) -> list[str]:
         left_out = [*stored["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"], *anew]
         before.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(left_out)}]")
     return [*(anew.pop(key_of(argument), argument) for argument in before), *anew.values()]
+
+
+HARMLESS = (  # env_set, callbacks, logging and the search path are not
+    "hydra.sweep.", "hydra.run.dir", "hydra.job.name", "hydra.job.chdir", "hydra.job.config.", "hydra.launcher.n_jobs",
+    "hydra.sweeper.params", "hydra.verbose", "hydra/launcher", "hydra/sweeper",
+)  # fmt: skip
+
+
+def _refuse_what_calls(argument: str, record: Path) -> None:
+    """Refuse a stored argument, which may be anybody's, that could name something to be called."""
+    value = argument.partition("=")[2]
+    of_hydra = key_of(argument).startswith("hydra")
+    fine = key_of(argument).startswith(HARMLESS) if of_hydra else not re.search(r"\$\{[^}]*:", value)  # a resolver
+    if "_target_" in argument or not fine:
+        raise UsageError(
+            f"{record} holds {argument}, which may call anything. If it is yours, say it again beside resume=."
+        )
 
 
 def _stop(message: str, code: int = 1) -> NoReturn:

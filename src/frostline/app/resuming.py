@@ -114,6 +114,7 @@ def _stored(
     """Return the configuration that a checkpoint was taken under, with what may be given anew; refuse other changes."""
     stored = DictConfig(state["config"])
     check_stored(stored, cfg, str(folder / checkpoints.NAME))
+    checkpoints.refuse_changed_settings(state, folder / checkpoints.NAME)
     given = [key for key in map(key_of, overrides) if key != "resume"]
     if "seed" not in given or not own_seed:
         cfg.seed = stored.seed  # what is interpolated from it is no difference

@@ -1,7 +1,7 @@
 """What a model is made of: its layers in their order, its blocks, its head, stages to cut it at, hidden units."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -128,6 +128,16 @@ def block_modules(model: nn.Module) -> list[str]:
         said = list(model.blocks())  # type: ignore[operator]
         return [next(n for n in said if next(iter(group)).startswith(f"{n}.")) for group in blocks(model)]
     return [max((place[p] for p in group), key=order.index) for group in blocks(model)]
+
+
+def shares_of_blocks(model: nn.Module, names: Iterable[str]) -> dict[str, float]:
+    """Return which share of the parameters of each block, and of the head, is among `names`."""
+    sizes, chosen = {n: p.numel() for n, p in model.named_parameters()}, frozenset(names)
+    groups = dict(zip(block_modules(model), blocks(model), strict=True)) | {"head": head(model)}
+    return {
+        name: sum(sizes.get(n, 0) for n in own & chosen) / max(1, sum(sizes.get(n, 0) for n in own))
+        for name, own in groups.items()
+    }
 
 
 def head(model: nn.Module) -> frozenset[str]:

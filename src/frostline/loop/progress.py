@@ -28,7 +28,8 @@ class Progress:
     not in it now. within: a row for each evaluation within a task: the task, the steps taken, the accuracy on each.
     aware: accuracy where samples say which task they are of, which a class-incremental stream does not ask. right: which test
     targets of each learned task were right last, bool. flips: for each task but the first, how many targets of earlier tasks
-    became wrong, how many right, and of how many. losses: of each task's training steps so far, their sum and number.
+    became wrong, how many right, and of how many. retrained: which share of
+    each block's parameters trained, a task each. losses: of each task's training steps so far, their sum and number.
     """
 
     prepared: int = 0
@@ -44,6 +45,7 @@ class Progress:
     within: list[Row] = field(default_factory=list)
     right: list[Tensor] = field(default_factory=list)
     flips: list[list[int]] = field(default_factory=list)
+    retrained: list[dict[str, float]] = field(default_factory=list)
     losses: dict[int, tuple[float, int]] = field(default_factory=dict)
     held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)

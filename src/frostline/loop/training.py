@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
+from frostline.core.structure import shares_of_blocks
 from frostline.costs import all_paused
 from frostline.loop.backend import Engine, Marching
 from frostline.loop.evaluation import evaluate_within, record_nothing
@@ -62,6 +63,7 @@ def learn_task(runs: Sequence[Run], index: int) -> None:
             record_nothing(run)
         with run.drawing():
             count_plain(run, index)
+            run.progress.retrained.append(shares_of_blocks(run.model, run.progress.trained))
             run.progress.begin_part(index + 1)
             for observer in run.observers:
                 observer.task_done(run, index)

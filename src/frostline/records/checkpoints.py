@@ -1,5 +1,7 @@
 """Checkpoints: tensors and plain values, written whole, read without unpickling code."""
 
+import hashlib
+import json
 import re
 import zipfile
 from collections.abc import Sequence
@@ -44,7 +46,7 @@ class Saver:
         if self.delta:
             state = {**state, "model": self._changes(state["model"])}
         with atomic_write(self.folder / (NEXT if self.waits else NAME), "wb") as f:
-            torch.save({"format": FORMAT, **state}, f)
+            torch.save({"format": FORMAT, **state, "settings": _digest(state["config"])}, f)
         if not self.waits:
             self._forget()
 
@@ -127,6 +129,18 @@ def load(folder: Path) -> dict[str, Any]:
     if lacking := [key for key in KEYS if key not in state]:
         raise UsageError(f"{path} lacks {lacking[0]!r}: it was changed, or not written by frostline.")
     return {**state, "model": _whole(folder, state["model"])}
+
+
+def refuse_changed_settings(state: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint whose configuration is not the one that it was written with."""
+    if state.get("settings", _digest(state["config"])) != _digest(state["config"]):
+        raise UsageError(
+            f"{path}: the settings in it were changed since it was written. Start a new run with other ones."
+        )
+
+
+def _digest(config: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _read(path: Path) -> Any:

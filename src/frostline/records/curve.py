@@ -16,7 +16,7 @@ FRACTIONS = ("loss", "rate", "gradient_norm", "seconds")
 class Curve(Observer):
     """Keep the curve, and write it to folder/curve.csv as it goes on, where there is a folder.
 
-    A resumed run goes on with the lines up to its checkpoint; a line that a kill cut short is left out.
+    A resumed run goes on with the lines up to its checkpoint; a line that a kill cut short, or that is damaged, is left out.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -48,10 +48,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    with path.open(newline="", encoding="utf-8") as f:
+    with path.open(newline="", encoding="utf-8", errors="replace") as f:
         for line in csv.DictReader(f):
             try:
                 found.append({key: float(line[key]) if key in FRACTIONS else int(line[key]) for key in COLUMNS})
             except (KeyError, TypeError, ValueError):
-                continue  # cut short
+                continue  # cut short, or damaged
     return found

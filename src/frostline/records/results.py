@@ -124,6 +124,7 @@ def result(
         "ledger": [dict(vars(row)) for row in meter.rows],
         "totals": totals(meter.rows),
         "uncounted_operators": sorted(meter.uncounted),
+        "retrained": progress.retrained,
         "full_finetuning": full,
         "training_state": progress.state_bytes,
         "prefix_cache": prefix_cache,
@@ -229,4 +230,4 @@ def read(folder: Path) -> dict[str, Any]:
     for key, kind in REQUIRED.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{path} has no {key}, or one of another type")
-    return {"loss": None, "held_out": {}, "uncounted_operators": [], "data": {}, **content}
+    return {"loss": None, "held_out": {}, "uncounted_operators": [], "data": {}, "retrained": [], **content}

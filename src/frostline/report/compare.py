@@ -141,15 +141,18 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
         highest = 0.0
         for group in groups:
             (x, dx), (y, dy) = (group.interval(c) or (np.nan, np.nan) for c in (column, "accuracy"))
+            few = len(group.runs) == 2  # whose interval is twelve times as long as they are apart
+            if few:
+                axes.plot(group.values(column), group.values("accuracy"), ".", color=colours[group.strategy], alpha=0.5)
             axes.errorbar(
-                x, y, xerr=dx if dx > 0 else None, yerr=dy if dy > 0 else None,
+                x, y, xerr=dx if dx > 0 and not few else None, yerr=dy if dy > 0 and not few else None,
                 fmt="osD^vP*X"[places[group.strategy] % 8], color=colours[group.strategy], capsize=3,
                 label=group.label if len(groups) <= NAMED else "" if places[group.strategy] else group.strategy,
             )  # fmt: skip
             places[group.strategy] += 1
             highest = np.nanmax([highest, x])
         axes.set_xlabel(f"{label} spent on learning")
-        axes.set_xlim(0, 1.15 * highest or 1)  # the interval of two seeds is longer than all else
+        axes.set_xlim(0, 1.15 * highest or 1)
         axes.xaxis.set_major_formatter(EngFormatter() if column == "flops" else ScalarFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(5))  # engineering units are wide
         axes.set_ylim(max(0.0, np.floor(10 * axes.get_ylim()[0]) / 10), 1.02)
@@ -158,11 +161,11 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("average accuracy after the last task")
     seeds = {len(group.runs) for group in groups}
-    bars = (
-        f"mean and 95 % interval over {seeds.pop() if len(seeds) == 1 else 'all'} seeds"
-        if max(seeds) > 1
-        else "one seed"
-    )
+    bars = "one seed"
+    if max(seeds) == 2:
+        bars = "mean of two seeds, a dot each"
+    elif max(seeds) > 2:
+        bars = f"mean and 95 % interval over {seeds.pop() if len(seeds) == 1 else 'all'} seeds"
     streams = dict.fromkeys(run["stream"]["name"] for group in groups for run in group.runs)
     figure.suptitle(f"{', '.join(streams)}: {bars}", fontsize=10)
     handles, names = figure.axes[0].get_legend_handles_labels()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from frostline.core import metrics
 from frostline.records import results
 from frostline.report.outcome import outcome
+from frostline.report.statistics import half_width
 
 IGNORED = (
     "seed", "resume", "figures", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
@@ -26,6 +26,8 @@ class Group:
     repeated: int = 0  # runs left out, since another has the same seed
     data: int = 1  # different data that its runs learned from
     strategy: str = ""
+    stream: str = ""  # which it learned, and how that differs from others of the same name
+    method: str = ""  # the label without what is the stream's
 
     def values(self, column: str) -> list[float]:
         """Return the column's value of each run that has one. Costs are those of learning, without evaluation."""
@@ -35,12 +37,12 @@ class Group:
     def interval(self, column: str) -> tuple[float, float] | None:
         """Return the mean and the half-width of its 95 % confidence interval (Student's t; NaN for a single run)."""
         values = self.values(column)
-        if not values:
-            return None
-        half = np.nan
-        if len(values) > 1:
-            half = float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(len(values)))
-        return float(np.mean(values)), half
+        return (float(np.mean(values)), half_width(values)) if values else None
+
+    def by_seed(self, column: str) -> dict[int, float]:
+        """Return the column's value of each run that has one, by its seed."""
+        found = {run["seed"]: _value(run, column) for run in self.runs}
+        return {seed: v for seed, v in sorted(found.items()) if v is not None}
 
 
 def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
@@ -62,10 +64,28 @@ def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
                 len(members) - len(single),
                 max(1, len(known)),
                 flat["strategy"],
+                _label(
+                    {**flat, "strategy": members[0]["stream"]["name"]},
+                    [k for k in varying if _of_stream(k) and k != "stream"],
+                ),
+                _label(flat, [k for k in varying if not _of_stream(k)]),
             )
         )
+    _tell_streams_apart(groups)
     _fill_intransigence(groups)
     return groups
+
+
+def _tell_streams_apart(groups: list[Group]) -> None:
+    """Number streams that are not the same though their names are."""
+    known: dict[str, list[str]] = {}
+    for group in groups:
+        own = {k: v for k, v in _identity(group.runs[0]["config"]).items() if _of_stream(k)}
+        same = known.setdefault(group.stream, [])
+        if (key := json.dumps(own, sort_keys=True)) not in same:
+            same.append(key)
+        if number := same.index(key):
+            group.stream += f" ({number + 1})"
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +116,10 @@ def _varying(flats: list[dict[str, Any]]) -> list[str]:
     """Return the settings in which two groups that both have them differ."""
     keys = dict.fromkeys(key for flat in flats for key in flat)
     return [key for key in keys if len({json.dumps(flat[key]) for flat in flats if key in flat}) > 1]
+
+
+def _of_stream(key: str) -> bool:
+    return key.partition(".")[0] == "stream"
 
 
 def _label(flat: dict[str, Any], varying: list[str]) -> str:

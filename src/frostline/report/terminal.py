@@ -15,6 +15,7 @@ from frostline.report.console import program, wide_console
 from frostline.report.outcome import as_sentence, sentence
 from frostline.report.tables import accuracy_table, against_full_lines, bill_table, metrics_table, saving_lines, si
 
+SAY_WITHIN_EVERY_S = 30.0  # without a terminal, within a task
 SAY_EVERY_S = 10.0  # without a terminal
 
 
@@ -75,7 +76,13 @@ class TerminalReport(Observer):
         return f", seeds {', '.join(map(str, self.seeds))} at once" if len(self.seeds) > 1 else ""
 
     def progress(self, run: Run, moment: Moment) -> None:
-        """Move the bar."""
+        """Move the bar; where there is none, say a word in a long task."""
+        if self._progress is None and not self.brief and time.monotonic() - self._said >= SAY_WITHIN_EVERY_S:
+            self._said = time.monotonic()
+            self.console.print(
+                f"[dim]task {moment.task + 1}/{len(run.stream)}, {100 * moment.done:.0f} %, loss {moment.loss:.3f}[/]",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
         if self._progress is not None:
             self._progress.update(
                 self._progress.task_ids[0],

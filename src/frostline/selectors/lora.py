@@ -56,7 +56,9 @@ class LoRA(Selector):
         return everything(model) - _adapters(model)
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
-        return _adapters(model) | head(model)
+        if not (adapters := _adapters(model)):
+            raise UsageError("The model has no adapters: expected LoRA.prepare(model) before the run is made.")
+        return adapters | head(model)
 
     def _targets(self, model: nn.Module) -> list[str]:
         outside = {n.rpartition(".")[0] for n in head(model)}

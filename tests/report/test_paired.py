@@ -1,0 +1,81 @@
+"""Which is better, by how much, how surely, at what price: in a sentence that says what it rests on."""
+
+import pytest
+
+from frostline.core.checks import UsageError
+from frostline.report.groups import group_runs
+from frostline.report.paired import pairs, sentences
+from tests.report.test_compare import run
+
+
+def said(*runs, **options):
+    return list(sentences(pairs(group_runs(list(runs)), **options)))
+
+
+def series(strategy, values, first=0):
+    return [run(strategy, seed=first + seed, accuracy=value) for seed, value in enumerate(values)]
+
+
+BASE = [0.50, 0.52, 0.49, 0.51, 0.53, 0.50]
+
+
+def test_a_difference_that_is_shown():
+    (text,) = said(*series("finetune", BASE), *series("replay", [v + 0.3 + 0.01 * i for i, v in enumerate(BASE)]))
+    assert text.startswith(
+        "replay has higher accuracy than finetune, by 0.325 (95 % interval 0.305 to 0.345; p = 0.031, "
+    )
+    assert "permutation test over 6 pairs, seeds 0-5)" in text
+    assert "This is shown." in text
+    assert text.endswith("Operations are equal.")
+
+
+def test_identical_runs_do_not_differ():
+    (text,) = said(*series("finetune", BASE), *series("replay", BASE))
+    assert text.startswith("No difference in accuracy between ")
+
+
+def test_few_seeds_are_called_few_and_say_what_they_cannot_show():
+    (text,) = said(*series("finetune", BASE[:3]), *series("replay", [0.8, 0.81, 0.83]))
+    assert "few seeds" in text
+    assert "This is not shown: 3 pairs cannot come below p = 0.25, six can." in text
+    (text,) = said(*series("finetune", BASE[:1]), *series("replay", [0.8]))
+    assert "by 0.3; of one seed (0), which says nothing about others." in text
+
+
+def test_pairs_are_those_of_a_seed():
+    (text,) = said(*series("finetune", BASE), *series("replay", [v + 0.1 for v in BASE], first=2))
+    assert "seeds 2-5" in text
+    assert "seeds 0-1, 6-7 have no counterpart" in text
+    with pytest.raises(UsageError, match=r"share a seed; there are finetune \(seeds 0-5\); replay \(seeds 9-14\)"):
+        said(*series("finetune", BASE), *series("replay", BASE, first=9))
+
+
+def test_many_comparisons_are_corrected():
+    runs = [r for i, s in enumerate(("finetune", "replay", "ewc")) for r in series(s, [v + 0.1 * i for v in BASE])]
+    texts = said(*runs)
+    assert len(texts) == 3
+    assert all("p = 0.094" in text and "Holm over 3 comparisons" in text for text in texts)
+
+
+def test_less_forgetting_is_better_and_streams_are_not_mixed():
+    runs = [*series("finetune", BASE), *series("replay", BASE)]
+    for r in runs:
+        r["metrics"]["forgetting"] = 0.2 if "finetune" in r["config"]["strategy"] else 0.1 + 0.01 * r["seed"]
+    (text,) = said(*runs, column="forgetting")
+    assert text.startswith("replay has lower forgetting than finetune, by 0.075")
+    other = series("ewc", BASE)
+    for r in other:
+        r["config"]["stream"]["tasks"] = 3
+    with pytest.raises(UsageError, match="two configurations of one stream"):
+        said(*series("finetune", BASE), *other)
+
+
+def test_within_a_margin():
+    close = [v - 0.001 * (i % 2) for i, v in enumerate(BASE)]
+    cheap = series("partial", close)
+    for r in cheap:
+        r["ledger"][0]["flops"] = 1
+    (text,) = said(*series("finetune", BASE), *cheap, margin=0.01)
+    assert "The cheaper, partial, is shown to be within 0.01 of finetune" in text
+    (text,) = said(*series("finetune", BASE), *cheap, margin=0.0001)
+    assert "The cheaper, partial, is not shown to be within 0.0001 of finetune" in text
