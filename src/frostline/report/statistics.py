@@ -106,8 +106,8 @@ def holm(p: Sequence[float]) -> list[float]:
     """Return p values corrected for their number (Holm 1979)."""
     from statsmodels.stats.multitest import multipletests
 
-    corrected: Any = multipletests(p, method="holm")[1] if len(p) else []
-    return [float(value) for value in corrected]
+    found: Any = multipletests(p, method="holm") if len(p) else [None, []]
+    return [float(value) for value in found[1]]
 
 
 def no_worse(a: Sequence[float], b: Sequence[float], margin: float) -> float:
