@@ -77,9 +77,9 @@ def _pair(a: Group, b: Group, column: str, margin: float | None) -> Pair | None:
         price = float(np.mean([flops_a[s] for s in seeds]) / np.mean([flops_b[s] for s in seeds]))
     cheaper, dearer = (y, x) if (price or 1) >= 1 else (x, y)
     sign = -1 if column in LOWER else 1
-    no_worse = (
-        np.nan if margin is None else statistics.no_worse(*(sign * np.array(v) for v in (cheaper, dearer)), margin)
-    )
+    short = np.nan
+    if margin is not None:
+        short = statistics.no_worse(sign * np.array(cheaper), sign * np.array(dearer), margin)
     return Pair(
         a,
         b,
@@ -89,7 +89,7 @@ def _pair(a: Group, b: Group, column: str, margin: float | None) -> Pair | None:
         statistics.difference(x, y),
         price,
         margin,
-        no_worse,
+        short,
     )
 
 
