@@ -115,6 +115,35 @@ def test_timm_takes_weights_with_another_classifier_channel_and_size(tmp_path):
         assert net(torch.randn(2, 1, 48, 48)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        (lambda state: {f"x.{n}": t for n, t in state.items()}, 100),
+        (lambda state: {n: t for n, t in state.items() if n != "layer1.0.conv1.weight"}, 1),
+        (lambda state: {n: t for n, t in state.items() if n.startswith("fc.")}, 100),
+    ],
+)
+def test_timm_weights_that_leave_something_as_it_was_drawn_are_refused(change, lacking, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    save_file(change(timm.create_model("resnet18").state_dict()), tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=rf"w\.safetensors': {lacking} of the model's 120 tensors are not in the file"):
+        timm_model((3, 32, 32), 5, "resnet18", checkpoint=str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("change", [lambda name: f"foo.{name}", lambda name: name.replace("layers.1.", "layers.7.")])
+def test_so_are_those_of_hugging_face(change, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tiny("llama").save_pretrained(tmp_path)
+    assert huggingface((12,), 3, str(tmp_path))(torch.randint(2, 20, (2, 12))).shape == (2, 3)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file({change(n): t for n, t in state.items()}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"of the model's \d+ tensors are not in the file, such as "):
+        huggingface((12,), 3, str(tmp_path))
+
+
 def test_vit_in_training_and_evaluation():
     net = vit((1, 8, 8), 3, patch=4, width=8, depth=2, heads=2)
     x = torch.randn(5, 1, 8, 8)

@@ -56,6 +56,15 @@ def test_subsets_and_validation():
     assert [len(t.train) for t in from_arrays("digits", samples_per_task=17).tasks] == [17] * 5
 
 
+def test_a_few_samples_a_task_are_of_every_class():
+    for seed in range(5):
+        for task in from_arrays("digits", tasks=2, samples_per_task=6, seed=seed).tasks:
+            assert len(task.train) == 6
+            assert set(everything_in(task.train).y.tolist()) == set(task.classes)
+    with pytest.raises(UsageError, match="stream.samples_per_task=4: a task has 5 classes"):
+        from_arrays("digits", tasks=2, samples_per_task=4)
+
+
 def test_permuted_and_rotated():
     permuted = from_arrays("digits", kind="permuted", tasks=3, scenario="domain")
     plain, second = everything_in(permuted[0].test), everything_in(permuted[1].test)

@@ -13,7 +13,7 @@ from frostline.app.building import build
 from frostline.app.config import DictConfig
 from frostline.app.targets import refuse_foreign, targets
 from frostline.core.checks import UsageError, one_of
-from frostline.core.files import atomic_write
+from frostline.core.files import atomic_write, make_folder
 from frostline.core.heads import rebuilt
 from frostline.records import weights
 
@@ -45,7 +45,7 @@ def export(run: Path, to: Path, program: str = "torch", allow: Sequence[str] = (
     x, expected = served["x"], served["logits"]
     with torch.no_grad():
         distances = {"model": _distance(model(x), expected)}
-    to.mkdir(parents=True, exist_ok=True)
+    make_folder(to, "--to")
     names = description["original_names"]
     tensors = {names.get(name, name): value for name, value in model.state_dict().items()}
     weights._write(to / "weights.safetensors", weights._unshared(tensors))

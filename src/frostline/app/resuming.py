@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from frostline.app.config import MAY_CHANGE, DictConfig, differences, key_of
 from frostline.app.job import Job, execute, run_jobs, with_seed
-from frostline.app.targets import check_stored, plain
+from frostline.app.targets import check_stored, check_target, plain
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
 from frostline.records import checkpoints, results
@@ -122,6 +122,8 @@ def _stored(
     for key in given:
         if key.startswith(MAY_CHANGE):
             OmegaConf.update(stored, key, OmegaConf.select(cfg, key), force_add=True)
+            if key.startswith("stream."):
+                check_target("stream", stored.stream)
             continue
         for path, (old, new) in found.items():
             if path.startswith(key) or (key == "experiment" and not path.startswith(("resume", *MAY_CHANGE))):

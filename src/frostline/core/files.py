@@ -62,3 +62,13 @@ def owned(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def make_folder(folder: Path, key: str) -> None:
+    """Make a folder, with those above it; UsageError where it cannot be. key: the setting that names it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder.absolute()} cannot be made ({error.strerror}). Expected a folder to write to: {key}=FOLDER."
+        ) from error

@@ -158,7 +158,8 @@ class Suite:
 class TaskStream:
     """A sequence of tasks; `classes` is the number of logits, `shape` the shape of one sample.
 
-    padding: the token that fills up short texts and is none of them, None where samples are no texts.
+    padding: the token that fills up short texts and is none of them, None where samples are no texts. class_names: of each
+    logit, where they are known.
     """
 
     name: str
@@ -169,6 +170,7 @@ class TaskStream:
     online: bool = False
     suites: tuple[Suite, ...] = ()
     padding: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         learned, tested = (sum(len(getattr(task, part)) for task in self.tasks) for part in ("train", "test"))

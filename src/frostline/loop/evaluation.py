@@ -51,9 +51,11 @@ def evaluation_data(task: Task, which: str) -> Source:
     if which == "test":
         return task.test
     if task.validation is None:
+        most = int(torch.bincount(task.train.labels.flatten().long()).max()) if task.train.labels.ndim == 1 else 0
+        share = f"stream.validation={max(0.1, math.ceil(100 / most) / 100):g} or more" if most > 1 else "two or more"
         raise UsageError(
             f"trainer.evaluate_on=validation: nothing is held out of the {len(task.train)} samples of task {task.name}. "
-            "Expected stream.validation=0.1, say, or more samples of each class."
+            f"Expected {share}{'' if most > 1 else ' samples of each class, and stream.validation'}."
         )
     return task.validation
 

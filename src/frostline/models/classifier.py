@@ -1,8 +1,10 @@
 """The one shape that every model of ours has: blocks in order of depth, then a head."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
+
+from frostline.core.checks import UsageError
 
 
 class Classifier(nn.Module):
@@ -25,6 +27,15 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, C]."""
         return self.head(self.backbone(x))
+
+
+def refuse_missing(names: Iterable[str], of: int, where: str) -> None:
+    """Refuse weights that leave tensors of a model as they were drawn."""
+    if lacking := sorted(names):
+        raise UsageError(
+            f"{where}: {len(lacking)} of the model's {of} tensors are not in the file, such as {lacking[0]}. Expected weights "
+            "of this very model, under its own names."
+        )
 
 
 def original_names(model: Classifier, named: Mapping[int, str]) -> Classifier:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from frostline.core.checks import UsageError
 from frostline.core.rng import generator
 from frostline.core.torchvision_schemas import torchvision
-from frostline.models.classifier import Classifier, original_names
+from frostline.models.classifier import Classifier, original_names, refuse_missing
 
 State = tuple[Tensor, Tensor]
 DROPOUTS = (
@@ -198,18 +198,21 @@ def huggingface(
             "use_safetensors": True,
             "dtype": torch.float32,
         }
-        net = (
-            AutoModel.from_pretrained(path, attn_implementation="sdpa", **more)
-            if pretrained
-            else AutoModel.from_config(config, attn_implementation="sdpa")
-        )
+        missing: set[str] = set()
+        if pretrained:
+            net, told = AutoModel.from_pretrained(path, attn_implementation="sdpa", output_loading_info=True, **more)
+            missing = set(told["missing_keys"])
+        else:
+            net = AutoModel.from_config(config, attn_implementation="sdpa")
     except (
         Exception
     ) as error:  # an unknown family, a config that is none, missing or damaged weights, no fused attention
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"model.path={path!r}: {type(error).__name__}: {reason} Here {FAMILIES}.") from error
     named = {id(t): n for n, t in (*net.named_parameters(), *net.named_buffers())}
-    return original_names(Classifier(_cut(net, shape[0]), config.hidden_size, classes), named)
+    model = original_names(Classifier(_cut(net, shape[0]), config.hidden_size, classes), named)
+    refuse_missing(missing & set(model.original.values()), len(model.original), f"model.path={path!r}")
+    return model
 
 
 def minilm(shape: Sequence[int], classes: int, pretrained: bool = True, dropout: float = 0.0) -> Classifier:

@@ -1,7 +1,10 @@
 """Any of timm's models, cut into stages where it is one, with weights from a file or, where they can be reached, its own."""
 
+import logging
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from frostline.core.checks import UsageError, nearest
 from frostline.core.torchvision_schemas import torchvision
-from frostline.models.classifier import Classifier, original_names
+from frostline.models.classifier import Classifier, original_names, refuse_missing
 
 
 class TimmEmbedding(nn.Module):
@@ -101,10 +104,15 @@ def _create(name: str, shape: Sequence[int], pretrained: bool, file: str | None,
     elif pretrained:
         more |= {"pretrained": True}
     try:
-        try:
-            return timm.create_model(name, img_size=shape[1] if shape[1] == shape[2] else tuple(shape[1:]), **more)
-        except TypeError:  # a convolutional net takes every size
-            return timm.create_model(name, **more)
+        with _missing() as names:
+            try:
+                net = timm.create_model(name, img_size=shape[1] if shape[1] == shape[2] else tuple(shape[1:]), **more)
+            except TypeError:  # a convolutional net takes every size
+                net = timm.create_model(name, **more)
+        refuse_missing(names, len(net.state_dict()), f"model.checkpoint={file!r}" if file else f"model.name={name!r}")
+        return net
+    except UsageError:
+        raise
     except Exception as error:  # hubs and loaders fail in many ways
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         hint = (
@@ -113,6 +121,27 @@ def _create(name: str, shape: Sequence[int], pretrained: bool, file: str | None,
             else "Use model.checkpoint=FILE.safetensors or model.pretrained=false."
         )
         raise UsageError(f"model.name={name!r}: {file or 'it'} could not be loaded: {reason} {hint}") from error
+
+
+@contextmanager
+def _missing() -> Iterator[set[str]]:
+    """Collect the tensors that timm says, in its log only, that it did not find in the weights it read."""
+    found: set[str] = set()
+
+    class Hear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if match := re.match(r"Missing keys \((.*)\)", record.getMessage()):
+                found.update(match[1].split(", "))
+
+    log, own = logging.getLogger("timm.models._builder"), Hear()
+    level = log.level
+    log.addHandler(own)
+    log.setLevel(logging.INFO)
+    try:
+        yield found
+    finally:
+        log.removeHandler(own)
+        log.setLevel(level)
 
 
 def _vit_stages(net: Any) -> "OrderedDict[str, nn.Module]":

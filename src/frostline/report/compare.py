@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frostline.core.checks import UsageError
-from frostline.core.files import atomic_write
+from frostline.core.files import atomic_write, make_folder
 from frostline.records import results
 from frostline.report.console import wide_console
 from frostline.report.groups import Group, group_runs
@@ -36,6 +36,7 @@ def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
     console.print(_table(groups))
     for remark in _remarks(groups):
         console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
+    make_folder(out, "--to")
     with atomic_write(out / "comparison.csv") as f:
         lines = csv.writer(f)
         lines.writerow(["configuration", "seeds", *(f"{c}_{part}" for c in COLUMNS for part in ("mean", "ci95"))])
@@ -65,7 +66,7 @@ def summarise(folder: Path) -> None:
             if text := sentence(group.runs):
                 console.print(f"[bold]{escape(group.label)}[/]: {text}.", soft_wrap=True, highlight=False)
         console.print(
-            f"More, and figures: frostline compare {shlex.quote(str(folder))}", soft_wrap=True, highlight=False
+            f"More, and figures: frostline compare {escape(shlex.quote(str(folder)))}", soft_wrap=True, highlight=False
         )
 
 

@@ -110,7 +110,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in found[1]]
 
 
-def no_worse(a: Sequence[float], b: Sequence[float], margin: float) -> float:
+def no_worse(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, margin: float) -> float:
     """Return p of the one-sided paired t-test of 'a falls short of b by `margin` or more'; NaN for a single pair."""
     d = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if len(d) < 2:

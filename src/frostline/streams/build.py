@@ -170,7 +170,8 @@ def assemble(
                 visible=visible[t],
             )
         )
-    return TaskStream(name, scenario, tuple(tasks), plan.classes, shape, online)
+    known = tuple(map(str, names[: plan.classes])) if plan.labels == plan.own else ()
+    return TaskStream(name, scenario, tuple(tasks), plan.classes, shape, online, class_names=known)
 
 
 class Plan(NamedTuple):
@@ -245,7 +246,20 @@ def _pick(
     if per_class is not None:
         rows = torch.cat([rows[y[rows] == c][:per_class] for c in group])
         rows = rows[torch.randperm(len(rows), generator=generator(seed, "mix", task))]
-    return rows[:per_task]
+    return rows if per_task is None or per_task >= len(rows) else rows[_first_of_each(y[rows], per_task)]
+
+
+def _first_of_each(y: Tensor, count: int) -> Tensor:
+    """Return the first `count` places, of which the last give way to the first of a class that would have none."""
+    firsts = torch.tensor([int((y == label).nonzero()[0]) for label in y.unique()])
+    if len(firsts) > count:
+        raise UsageError(
+            f"stream.samples_per_task={count}: a task has {len(firsts)} classes. Expected as many or more."
+        )
+    kept = torch.zeros(len(y), dtype=torch.bool)
+    kept[firsts] = True
+    kept[(~kept).nonzero().squeeze(1)[: count - len(firsts)]] = True
+    return kept.nonzero().squeeze(1)
 
 
 def _held_out(y: Tensor, share: float) -> Tensor:
