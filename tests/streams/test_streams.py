@@ -61,7 +61,7 @@ def test_a_few_samples_a_task_are_of_every_class():
         for task in from_arrays("digits", tasks=2, samples_per_task=6, seed=seed).tasks:
             assert len(task.train) == 6
             assert set(everything_in(task.train).y.tolist()) == set(task.classes)
-    with pytest.raises(UsageError, match="stream.samples_per_task=4: a task has 5 classes"):
+    with pytest.raises(UsageError, match=r"stream\.samples_per_task=4: a task has 5 classes"):
         from_arrays("digits", tasks=2, samples_per_task=4)
 
 

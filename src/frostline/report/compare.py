@@ -83,7 +83,7 @@ def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]
                 console.print(f"[yellow]left out: {escape(str(path))}: {escape(str(error))}[/]", soft_wrap=True)
                 continue
             if content["status"] == "complete":
-                found[path.resolve()] = content
+                found[path.resolve()] = content | {"folder": str(path.parent)}
             else:
                 console.print(f"[yellow]left out: {escape(str(path.parent))} is {content['status']}[/]", soft_wrap=True)
     if not found:

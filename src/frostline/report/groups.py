@@ -159,5 +159,18 @@ def _value(run: dict[str, Any], column: str) -> float | None:
         return outcome(run)["learned"]
     if column == "of_full":
         return outcome(run)["flops"]
-    values = [r[column] for r in run["ledger"] if r["phase"] in results.TRAINING_PHASES and r[column] is not None]
-    return sum(values) if values else None
+    if column == "loss":
+        last = [v for v in (run.get("loss") or [[]])[-1] if v is not None]
+        return float(np.mean(last)) if last else None
+    rows = [r for r in run["ledger"] if r["phase"] in results.TRAINING_PHASES]
+    values = [r[column] for r in rows if r.get(column) is not None]
+    if not values:
+        return None
+    return max(values) if column.endswith("_bytes") else sum(values)
+
+
+def selector_setting(config: dict[str, Any]) -> tuple[str, str]:
+    """Return the kind of a configuration's selector, and its settings in words."""
+    own = dict(config["selector"])
+    kind = own.pop("_target_").rpartition(".")[2]
+    return kind, ", ".join(f"{key}={value}" for key, value in own.items() if value is not None)

@@ -31,13 +31,13 @@ class Summary:
     bca: tuple[float, float]
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Return the summary of some values."""
+def summarise(values: Sequence[float], resamples: int = RESAMPLES) -> Summary:
+    """Return the summary of some values. resamples: of the bootstrap."""
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
     half = half_width(x)
     return Summary(
-        len(x), mean, float(np.median(x)), float(stats.trim_mean(x, 0.25)), (mean - half, mean + half), bca_interval(x)
+        len(x), mean, float(np.median(x)), float(stats.trim_mean(x, 0.25)), (mean - half, mean + half), bca_interval(x, resamples)
     )
 
 
@@ -48,7 +48,7 @@ def half_width(values: Sequence[float] | np.ndarray) -> float:
     return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def bca_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def bca_interval(values: Sequence[float] | np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
     """Return the bootstrap's 95 % interval of the mean, the same at every call."""
     x = np.asarray(values, dtype=np.float64)
     if len(x) < 2:
@@ -56,7 +56,7 @@ def bca_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     if np.ptp(x) == 0:
         return float(x[0]), float(x[0])
     interval = stats.bootstrap(
-        (x,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0)
+        (x,), np.mean, n_resamples=resamples, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
     return float(interval.low), float(interval.high)
 
