@@ -30,11 +30,21 @@ def compare(
     out: Annotated[
         Path, typer.Option("--to", "--out", help="Folder to write the figure and the table as CSV to.")
     ] = Path("comparison"),
+    html: Annotated[bool, typer.Option("--html", help="Write comparison.html: one page, figures that answer.")] = False,
+    machine: Annotated[bool, typer.Option("--json", help="Write comparison.json.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Write comparison.tex (booktabs).")] = False,
+    paired: Annotated[
+        bool, typer.Option("--paired", help="Say which is better, by how much, how surely: runs of one seed in pairs.")
+    ] = False,
+    by: Annotated[str, typer.Option(help="What pairs are compared by.")] = "accuracy",
+    margin: Annotated[
+        float | None, typer.Option(help="Say whether the cheaper of each pair is shown to be within this of the other.")
+    ] = None,
 ) -> None:
     """Compare runs: mean and 95 % confidence interval over seeds for each configuration, and accuracy against cost."""
     from frostline.report.compare import compare_folders
 
-    compare_folders(folders, out)
+    compare_folders(folders, out, page=html, machine=machine, latex=latex, paired=paired, by=by, margin=margin)
 
 
 @app.command()

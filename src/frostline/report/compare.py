@@ -1,6 +1,7 @@
 """Runs side by side: one row a configuration, with the mean and its 95 % confidence interval over seeds."""
 
 import csv
+import json
 import shlex
 import warnings
 from collections import Counter
@@ -16,12 +17,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frostline.core.checks import UsageError
+from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.files import atomic_write, make_folder
 from frostline.records import results
 from frostline.report.console import wide_console
+from frostline.report.figures import save_figure
 from frostline.report.groups import Group, group_runs
 from frostline.report.outcome import sentence
+from frostline.report.page import AXES, write_page
+from frostline.report.paired import as_rows as pair_rows
+from frostline.report.paired import pairs, sentences
+from frostline.report.statistics import summarise as summary
 from frostline.report.tables import si
 
 COLUMNS = ("accuracy", "learned", "forgetting", "intransigence", "flops", "of_full", "seconds", "usd")
@@ -29,24 +35,48 @@ HEADS = {"flops": "FLOPs", "of_full": "of full", "usd": "USD"}
 NAMED = 24  # groups; where more are compared, the figure names strategies only
 
 
-def compare_folders(folders: Sequence[Path], out: Path) -> list[Group]:
-    """Print the table of all runs below `folders`; write it as CSV and draw accuracy against cost."""
-    console = wide_console()
-    groups = group_runs(find_runs(folders, console))
+def compare_folders(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    page: bool = False,
+    machine: bool = False,
+    latex: bool = False,
+    paired: bool = False,
+    by: str = "accuracy",
+    margin: float | None = None,
+) -> list[Group]:
+    """Print the table of all runs below `folders`; write it as CSV and draw accuracy against cost.
+
+    page: write comparison.html too; machine: comparison.json; latex: comparison.tex. paired: say which configuration is better
+    `by` what, runs of one seed against each other. margin: how much worse the cheaper of a pair may be and still do.
+    """
+    one_of("--by", by, AXES)
+    in_range("--margin", margin, 0, above=True)
+    console, left_out = wide_console(), []
+    groups = group_runs(find_runs(folders, console, left_out))
+    found = pairs(groups, by, margin) if paired or margin is not None else []
     console.print(_table(groups))
     for remark in _remarks(groups):
         console.print(f"[yellow]{escape(remark)}[/]", soft_wrap=True)
     make_folder(out, "--to")
+    rows = as_rows(groups)
     with atomic_write(out / "comparison.csv") as f:
-        lines = csv.writer(f)
-        lines.writerow(["configuration", "seeds", *(f"{c}_{part}" for c in COLUMNS for part in ("mean", "ci95"))])
-        for group in groups:
-            cells = [group.interval(c) or (None, None) for c in COLUMNS]
-            lines.writerow([group.label, len(group.runs), *(v for pair in cells for v in pair)])
-    figure = accuracy_against_cost(groups)
-    for ending in ("png", "pdf"):
-        with atomic_write(out / f"accuracy_against_cost.{ending}", "wb") as f:
-            figure.savefig(f, format=ending, dpi=150)
+        lines = csv.DictWriter(f, rows[0])
+        lines.writeheader()
+        lines.writerows(rows)
+    if machine:
+        content = {"schema": "frostline.comparison/1", "groups": rows, "pairs": pair_rows(found), "left_out": left_out}
+        with atomic_write(out / "comparison.json") as f:
+            json.dump(_plain(content), f, indent=1, allow_nan=False)
+    if latex:
+        with atomic_write(out / "comparison.tex") as f:
+            f.write(_latex(groups))
+    if page:
+        write_page(groups, left_out, out / "comparison.html")
+    save_figure(accuracy_against_cost(groups), out / "accuracy_against_cost", ("png", "pdf", "svg"))
+    for text in sentences(found):
+        console.print(escape(text), soft_wrap=True, highlight=False)
     console.print(f"Table and figure: [bold]{escape(str(out))}[/]", soft_wrap=True)
     return groups
 
@@ -70,9 +100,45 @@ def summarise(folder: Path) -> None:
         )
 
 
-def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]:
-    """Return every complete result below `folders`, each file once; name those that are not complete."""
+def as_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Return a row a group: of each column mean, half of Student's interval, the bootstrap's, median, interquartile mean."""
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {"configuration": group.label, "stream": group.stream, "seeds": len(group.runs)}
+        for column in (c for c in AXES if any(g.values(c) for g in groups)):
+            of = summary(values) if (values := group.values(column)) else None
+            parts = (None,) * 6 if of is None else (of.mean, of.t[1] - of.mean, *of.bca, of.median, of.iqm)
+            names = ("mean", "ci95", "bca_low", "bca_high", "median", "iqm")
+            row |= {f"{column}_{name}": value for name, value in zip(names, parts, strict=True)}
+        rows.append(row)
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values without what JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _latex(groups: Sequence[Group]) -> str:
+    """Return the printed table for a paper that loads booktabs."""
+    import pandas
+
+    shown = _shown(groups)
+    rows = [[g.label, len(g.runs), *(cell(c, g.interval(c)) for c in shown)] for g in _by_accuracy(groups)]
+    frame = pandas.DataFrame(rows, columns=["configuration", "seeds", *(HEADS.get(c, c) for c in shown)])
+    return frame.to_latex(index=False, escape=True, column_format="lr" + "r" * len(shown)).replace("±", r"$\pm$")
+
+
+def find_runs(
+    folders: Sequence[Path], console: Console, left_out: list[tuple[str, str]] | None = None
+) -> list[dict[str, Any]]:
+    """Return every complete result below `folders`, each file once; name those that are not complete, and note them."""
     found: dict[Path, dict[str, Any]] = {}
+    noted = [] if left_out is None else left_out
     for folder in folders:
         if not folder.exists():
             raise UsageError(f"{folder}: there is no such folder. Expected the folder of a run or a sweep.")
@@ -81,11 +147,13 @@ def find_runs(folders: Sequence[Path], console: Console) -> list[dict[str, Any]]
                 content = results.read(path.parent)
             except (ValueError, OSError) as error:
                 console.print(f"[yellow]left out: {escape(str(path))}: {escape(str(error))}[/]", soft_wrap=True)
+                noted.append((str(path), str(error)))
                 continue
             if content["status"] == "complete":
                 found[path.resolve()] = content | {"folder": str(path.parent)}
             else:
                 console.print(f"[yellow]left out: {escape(str(path.parent))} is {content['status']}[/]", soft_wrap=True)
+                noted.append((str(path.parent), f"is {content['status']}"))
     if not found:
         where = ", ".join(map(str, folders))
         raise UsageError(
@@ -103,10 +171,18 @@ def _remarks(groups: list[Group]) -> Iterator[str]:
             yield f"the runs of {group.label} learned from {group.data} different data sets, though their settings are the same"
 
 
+def _shown(groups: Sequence[Group]) -> list[str]:
+    """Return the columns that say something."""
+    free = all((g.interval("usd") or (0, 0))[0] == 0 for g in groups)
+    return [c for c in COLUMNS if any(g.interval(c) for g in groups) and not (c == "usd" and free)]
+
+
+def _by_accuracy(groups: Sequence[Group]) -> list[Group]:
+    return sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0])
+
+
 def _table(groups: list[Group]) -> Table:
-    shown = [c for c in COLUMNS if any(g.interval(c) for g in groups)]
-    if all((g.interval("usd") or (0, 0))[0] == 0 for g in groups):
-        shown.remove("usd")
+    shown = _shown(groups)
     table = Table(
         title="Mean ± 95 % confidence interval over seeds; costs are those of learning",
         box=SIMPLE_HEAD,
@@ -116,7 +192,7 @@ def _table(groups: list[Group]) -> Table:
     table.add_column("seeds", justify="right", no_wrap=True)
     for column in shown:
         table.add_column(HEADS.get(column, column), justify="right", no_wrap=True)
-    for group in sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0]):
+    for group in _by_accuracy(groups):
         table.add_row(
             escape(group.label), str(len(group.runs)), *(cell(column, group.interval(column)) for column in shown)
         )

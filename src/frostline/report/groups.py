@@ -65,10 +65,8 @@ def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
                 max(1, len(known)),
                 flat["strategy"],
                 _label(
-                    {**flat, "strategy": members[0]["stream"]["name"]},
-                    [k for k in varying if _of_stream(k) and k != "stream"],
+                    {**flat, "strategy": members[0]["stream"]["name"]}, [k for k in varying if k.startswith("stream.")]
                 ),
-                _label(flat, [k for k in varying if not _of_stream(k)]),
             )
         )
     _tell_streams_apart(groups)
@@ -77,7 +75,7 @@ def group_runs(runs: list[dict[str, Any]]) -> list[Group]:
 
 
 def _tell_streams_apart(groups: list[Group]) -> None:
-    """Number streams that are not the same though their names are."""
+    """Number streams that are not the same though their names are; name methods by what differs within their stream."""
     known: dict[str, list[str]] = {}
     for group in groups:
         own = {k: v for k, v in _identity(group.runs[0]["config"]).items() if _of_stream(k)}
@@ -86,6 +84,12 @@ def _tell_streams_apart(groups: list[Group]) -> None:
             same.append(key)
         if number := same.index(key):
             group.stream += f" ({number + 1})"
+    for stream in dict.fromkeys(group.stream for group in groups):
+        own = [group for group in groups if group.stream == stream]
+        flats = [_settings(group.runs[0]["config"]) for group in own]
+        varying = [key for key in _varying(flats) if not _of_stream(key)]
+        for group, flat in zip(own, flats, strict=True):
+            group.method = _label(flat, varying)
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,9 @@ def _record(group: Group, stream: int) -> dict[str, Any]:
         "axes": {key: _spread(values) for key in AXES if (values := group.values(key))},
         "matrix": _numbers(R.mean(0)),
         "within": _within(first),
-        "over_time": {key: _numbers(np.mean([_cumulative(run, key) for run in group.runs], axis=0)) for key in OVER_TIME},
+        "over_time": {
+            key: _numbers(np.mean([_cumulative(run, key) for run in group.runs], axis=0)) for key in OVER_TIME
+        },
         "bill": _bill(group),
         "retrained": [{k: _number(v) for k, v in shares.items()} for shares in first.get("retrained", [])],
         "command": _command(first),

@@ -37,7 +37,12 @@ def summarise(values: Sequence[float], resamples: int = RESAMPLES) -> Summary:
     mean = float(x.mean())
     half = half_width(x)
     return Summary(
-        len(x), mean, float(np.median(x)), float(stats.trim_mean(x, 0.25)), (mean - half, mean + half), bca_interval(x, resamples)
+        len(x),
+        mean,
+        float(np.median(x)),
+        float(stats.trim_mean(x, 0.25)),
+        (mean - half, mean + half),
+        bca_interval(x, resamples),
     )
 
 

@@ -5,7 +5,7 @@ const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon", "hourglass", "triangle-down"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const MOST_BARS = 40, MOST_CHOSEN = 4;
-const state = { hidden: new Set(), chosen: [], sort: null, down: true };
+const state = { hidden: new Set(), chosen: [], sort: null, down: true, touched: false };
 const strategies = [...new Set(D.groups.map((g) => g.strategy))];
 const selectors = [...new Set(D.groups.map((g) => g.selector))];
 const colour = (g) => COLOURS[strategies.indexOf(g.strategy) % COLOURS.length];
@@ -76,15 +76,15 @@ function ink() {
   return Object.fromEntries(["ink", "line", "faint", "accent"].map((k) => [k, style.getPropertyValue(`--${k}`).trim()]));
 }
 function layout(more = {}) {
-  const c = ink(), axis = { gridcolor: c.line, zerolinecolor: c.line, linecolor: c.line, automargin: true };
+  const c = ink(), axis = { gridcolor: c.line, zerolinecolor: c.line, linecolor: c.line, automargin: true, exponentformat: "SI" };
   const { xaxis, yaxis, ...rest } = more;
   return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: c.ink, size: 12 }, hovermode: "closest",
-    margin: { l: 60, r: 16, t: 16, b: 48 }, legend: { orientation: "h", y: -0.2, font: { size: 11 } },
+    margin: { l: 60, r: 16, t: 16, b: 48 }, legend: { orientation: "h", y: -0.22, yanchor: "top", font: { size: 11 } },
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest };
 }
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"], toImageButtonOptions: { format: "svg" } };
 const title = (key) => ({ title: { text: D.axes[key].label + (D.axes[key].unit ? ` (${D.axes[key].unit})` : "") }, type: $("log").checked && D.costs.includes(key) ? "log" : "linear" });
-const strong = (g) => !state.chosen.length || state.chosen.includes(g);
+const strong = (g) => !state.touched || !state.chosen.length || state.chosen.includes(g); // at first all are
 
 function drawFrontier() {
   const [x, y, groups] = [$("x").value, $("y").value, drawn()], best = front(groups, x, y), traces = [], c = ink();
@@ -100,7 +100,7 @@ function drawFrontier() {
     if (!own.length) continue;
     const bars = (key) => ({ type: "data", symmetric: false, array: own.map((g) => half(g, key)[1]), arrayminus: own.map((g) => half(g, key)[0]), thickness: 1, width: 3, color: COLOURS[strategies.indexOf(s) % COLOURS.length] });
     traces.push({ x: own.map((g) => value(g, x)), y: own.map((g) => value(g, y)), error_x: bars(x), error_y: bars(y), mode: "markers", name: text(s), customdata: own.map((g) => D.groups.indexOf(g)),
-      marker: { color: COLOURS[strategies.indexOf(s) % COLOURS.length], symbol: own.map(symbol), size: own.map((g) => (best.includes(g) ? 13 : 9)), opacity: own.map((g) => (strong(g) ? 1 : 0.35)),
+      marker: { color: COLOURS[strategies.indexOf(s) % COLOURS.length], symbol: own.map(symbol), size: own.map((g) => (best.includes(g) ? 13 : 9)), opacity: own.map((g) => (strong(g) ? 1 : 0.4)),
         line: { width: own.map((g) => (state.chosen.includes(g) ? 3 : 1)), color: own.map((g) => (state.chosen.includes(g) ? c.ink : "rgba(128,128,128,.6)")) } },
       text: own.map((g) => `<b>${wrapped(name(g))}</b><br>${text(D.axes[y].label)}: ${written(y, value(g, y))}<br>${text(D.axes[x].label)}: ${written(x, value(g, x))}<br>forgetting: ${written("forgetting", value(g, "forgetting"))}<br>${g.seeds.length} seed${g.seeds.length > 1 ? "s" : ""}`),
       hovertemplate: "%{text}<extra></extra>" });
@@ -133,7 +133,7 @@ function drawCurves() {
     });
   }
   const narrow = window.innerWidth < 700, base = layout(), across = { ...base.xaxis, type: $("log").checked ? "log" : "linear", title: { text: "share of full fine-tuning's operations" } };
-  Plotly.react("curves", traces, { ...base, shapes, annotations, height: narrow ? 640 : 400, grid: { rows: narrow ? 2 : 1, columns: narrow ? 1 : 2, pattern: "independent", ygap: 0.3 },
+  Plotly.react("curves", traces, { ...base, shapes, annotations, height: (narrow ? 640 : 380) + 10 * lines.size, grid: { rows: narrow ? 2 : 1, columns: narrow ? 1 : 2, pattern: "independent", ygap: 0.3 },
     xaxis: across, xaxis2: { ...across }, yaxis: { ...base.yaxis, title: { text: "average accuracy" } }, yaxis2: { ...base.yaxis, title: { text: "forgetting" } } }, CONFIG);
 }
 function drawBill() {
@@ -236,6 +236,7 @@ function drawTable() {
   }));
 }
 function choose(g) {
+  state.touched = true;
   state.chosen = state.chosen.includes(g) ? state.chosen.filter((o) => o !== g) : [...state.chosen, g].slice(-MOST_CHOSEN);
   draw();
 }
