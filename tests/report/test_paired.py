@@ -4,7 +4,7 @@ import pytest
 
 from frostline.core.checks import UsageError
 from frostline.report.groups import group_runs
-from frostline.report.paired import pairs, sentences
+from frostline.report.paired import over_streams, pairs, pairs_table, ranking_figure, ranking_sentence, sentences
 from tests.report.test_compare import run
 
 
@@ -68,6 +68,25 @@ def test_less_forgetting_is_better_and_streams_are_not_mixed():
         r["config"]["stream"]["tasks"] = 3
     with pytest.raises(UsageError, match="two configurations of one stream"):
         said(*series("finetune", BASE), *other)
+
+
+def test_methods_are_ranked_over_streams():
+    runs = []
+    for tasks in (2, 3, 4, 5):
+        for place, strategy in enumerate(("finetune", "replay", "ewc")):
+            runs += series(strategy, [v + 0.1 * place for v in BASE[:3]])
+            for r in runs[-3:]:
+                r["config"]["stream"]["tasks"] = tasks
+    groups = group_runs(runs)
+    found = over_streams(groups)
+    assert found is not None
+    assert dict(zip(found.methods, found.ranks, strict=True)) == {"finetune": 3, "replay": 2, "ewc": 1}
+    text = ranking_sentence(found, 4)
+    assert text.startswith("Mean ranks over 4 streams, few streams (1 is best): ewc 1.00, replay 2.00, finetune 3.00.")
+    assert text.endswith("ewc is told apart from: finetune.")
+    assert len(ranking_figure(found).axes) == 1
+    assert over_streams([g for g in groups if g.stream == groups[0].stream]) is None
+    assert len(pairs_table(pairs(groups, margin=0.01)).columns) == 8
 
 
 def test_within_a_margin():

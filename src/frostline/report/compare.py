@@ -25,8 +25,16 @@ from frostline.report.figures import save_figure
 from frostline.report.groups import Group, group_runs
 from frostline.report.outcome import sentence
 from frostline.report.page import AXES, write_page
+from frostline.report.paired import (
+    MOST_SENTENCES,
+    over_streams,
+    pairs,
+    pairs_table,
+    ranking_figure,
+    ranking_sentence,
+    sentences,
+)
 from frostline.report.paired import as_rows as pair_rows
-from frostline.report.paired import pairs, sentences
 from frostline.report.statistics import summarise as summary
 from frostline.report.tables import si
 
@@ -75,8 +83,13 @@ def compare_folders(
     if page:
         write_page(groups, left_out, out / "comparison.html")
     save_figure(accuracy_against_cost(groups), out / "accuracy_against_cost", ("png", "pdf", "svg"))
-    for text in sentences(found):
+    if len(found) > MOST_SENTENCES:
+        console.print(pairs_table(found))
+    for text in sentences(found) if len(found) <= MOST_SENTENCES else ():
         console.print(escape(text), soft_wrap=True, highlight=False)
+    if found and (ranks := over_streams(groups, by)):
+        console.print(escape(ranking_sentence(ranks, len({g.stream for g in groups}))), soft_wrap=True, highlight=False)
+        save_figure(ranking_figure(ranks), out / "critical_difference", ("png", "pdf", "svg"))
     console.print(f"Table and figure: [bold]{escape(str(out))}[/]", soft_wrap=True)
     return groups
 

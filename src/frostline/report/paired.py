@@ -6,11 +6,15 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
 
 from frostline.core.checks import UsageError
 from frostline.report import statistics
 from frostline.report.groups import Group
-from frostline.report.statistics import FEW, Difference
+from frostline.report.statistics import FEW, Difference, Ranking
 
 LOWER = (
     "forgetting",
@@ -24,6 +28,7 @@ LOWER = (
     "peak_memory_bytes",
 )
 ALPHA = 1 - statistics.LEVEL
+MOST_SENTENCES = 6
 MOST_PAIRS = 45  # more are not compared all with all, but each with the best
 
 
@@ -138,6 +143,78 @@ def _margin(pair: Pair) -> str:
     shown = "shown" if pair.no_worse < ALPHA else "not shown"
     test = f"one-sided paired t-test, p = {pair.no_worse:.2g}"
     return f" The cheaper, {cheaper.method}, is {shown} to be within {pair.margin:g} of {dearer.method} ({test})."
+
+
+def pairs_table(found: Sequence[Pair]) -> Table:
+    """Return the comparisons as a table, for more than one reads as sentences."""
+    name, margin, count = found[0].column.replace("_", " "), found[0].margin, len(found)
+    table = Table(
+        title=f"Pairs of one seed by {name}: difference, 95 % interval, p by Holm over {count}, * where it is shown",
+        box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    heads = ["a", "b", "a - b", "interval", "p", "pairs", "operations a/b"]
+    if margin is not None:
+        heads.append(f"the cheaper within {margin:g}")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for p in found:
+        d, cheaper = p.found, (p.b if (p.price or 1) >= 1 else p.a)
+        cells = [
+            escape(p.a.method), escape(p.b.method), f"{d.mean:.3g}", f"{d.low:.3g} to {d.high:.3g}",
+            f"{d.holm:.2g}{'*' if d.holm < ALPHA else ''}", str(d.count), "-" if p.price is None else f"{p.price:.2f}",
+        ]  # fmt: skip
+        if margin is not None:
+            word = "shown" if p.no_worse < ALPHA else "not shown"
+            cells.append(f"{escape(cheaper.method)}: {word} (p = {p.no_worse:.2g})")
+        table.add_row(*cells)
+    fewest = min(found, key=lambda p: p.found.count).found
+    if fewest.least_p >= ALPHA:
+        table.caption = (
+            f"{fewest.count} pairs cannot come below p = {fewest.least_p:.2g}; six can, more where many are compared"
+        )
+    return table
+
+
+def over_streams(groups: Sequence[Group], column: str = "accuracy") -> Ranking | None:
+    """Rank the methods that every stream has; None where there are fewer than two streams or three such methods."""
+    scores = {
+        (g.stream, g.method): float(np.mean(list(values.values()))) for g in groups if (values := g.by_seed(column))
+    }
+    streams = list(dict.fromkeys(stream for stream, _ in scores))
+    methods = [m for m in dict.fromkeys(m for _, m in scores) if all((s, m) in scores for s in streams)]
+    if len(streams) < 2 or len(methods) < 3:
+        return None
+    sign = -1 if column in LOWER else 1
+    return statistics.ranking(methods, sign * np.array([[scores[s, m] for m in methods] for s in streams]))
+
+
+def ranking_sentence(found: Ranking, streams: int) -> str:
+    """Return what the ranks over several streams say."""
+    order = np.argsort(found.ranks)
+    ranks = ", ".join(f"{found.methods[i]} {found.ranks[i]:.2f}" for i in order)
+    best, apart = order[0], [i for i in order[1:] if found.pairs[order[0], i] < ALPHA]
+    told = ", ".join(found.methods[i] for i in apart) or "none"
+    few = ", few streams" if streams < FEW else ""
+    return (
+        f"Mean ranks over {streams} streams{few} (1 is best): {ranks}. Friedman's p = {found.friedman:.2g}; by Nemenyi's test "
+        f"{found.methods[best]} is told apart from: {told}."
+    )
+
+
+def ranking_figure(found: Ranking) -> Figure:
+    """Return the critical-difference diagram: methods at their mean ranks, a bar over those not told apart."""
+    import pandas
+    from scikit_posthocs import critical_difference_diagram
+
+    figure = Figure(figsize=(8.4, 1.6 + 0.22 * len(found.methods)), layout="constrained")
+    ranks = pandas.Series(found.ranks, index=found.methods)
+    pairs = pandas.DataFrame(found.pairs, index=found.methods, columns=found.methods)
+    axes = figure.add_subplot()
+    critical_difference_diagram(
+        ranks, pairs, ax=axes, label_fmt_left="{label} ({rank:.2f})", label_fmt_right="({rank:.2f}) {label}"
+    )
+    axes.set_title("mean rank; a bar joins what Nemenyi's test does not tell apart", fontsize=9)
+    return figure
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -43,6 +43,8 @@ function half(g, key) {
   return low === null ? [0, 0] : [mean - low, high - mean];
 }
 const name = (g) => g.method;
+const reference = (g) => g.strategy === "joint"; // has all data at once: nothing that one could choose
+const finite = (v) => (Number.isFinite(v) ? v : null);
 const shown = () => {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   return D.groups.filter((g) => g.stream === +$("stream").value
@@ -54,7 +56,7 @@ const drawn = () => shown().filter((g) => !state.hidden.has(g));
 
 function front(groups, x, y) {
   const better = (key, a, b) => (D.axes[key].less ? a < b : a > b);
-  const known = groups.filter((g) => value(g, x) !== null && value(g, y) !== null);
+  const known = groups.filter((g) => !reference(g) && value(g, x) !== null && value(g, y) !== null);
   return known.filter((g) => !known.some((o) => {
     const [gx, gy, ox, oy] = [value(g, x), value(g, y), value(o, x), value(o, y)];
     return !better(x, gx, ox) && !better(y, gy, oy) && (better(x, ox, gx) || better(y, oy, gy));
@@ -163,6 +165,7 @@ function drawDetails() {
   place.replaceChildren();
   const tasks = D.streams[+$("stream").value].tasks;
   const chosen = state.chosen.filter((g) => g.stream === +$("stream").value);
+  $("forgotten").hidden = tasks.length < 2 || chosen.every((g) => value(g, "forgetting") === null);
   if (!chosen.length) place.append(element("p", "Nothing is chosen: click a point, or a star in the table.", { class: "note" }));
   for (const g of chosen) {
     const card = element("div", undefined, { class: "card" });
@@ -197,7 +200,7 @@ function drawDetails() {
   }
   const traces = chosen.map((g, n) => {
     const R = g.matrix, T = R.length - 1, last = R[T];
-    return { x: tasks.map((_, i) => i).slice(0, -1), y: last.slice(0, -1).map((v, j) => (v === null ? null : Math.max(...R.slice(j + 1, T).map((r) => (r[j] === null ? -Infinity : r[j]))) - v)),
+    return { x: tasks.map((_, i) => i).slice(0, -1), y: last.slice(0, -1).map((v, j) => (v === null ? null : finite(Math.max(...R.slice(j + 1, T).map((r) => (r[j] === null ? -Infinity : r[j]))) - v))),
       name: wrapped(name(g)), mode: "lines+markers", line: { color: colour(g), dash: DASHES[n % DASHES.length] }, marker: { symbol: SYMBOLS[n] } };
   });
   Plotly.react("forgotten", traces, layout({ height: 330, xaxis: { ...ticks(tasks), title: { text: "task" } }, yaxis: { title: { text: "forgetting of the task" } } }), CONFIG);
@@ -230,7 +233,7 @@ function drawTable() {
     line.append(element("td", name(g)), element("td", g.seeds.length));
     for (const key of columns) {
       const [minus, plus] = half(g, key);
-      line.append(element("td", written(key, value(g, key)) + (minus + plus > 0 ? ` ± ${written(key, (minus + plus) / 2)}` : "")));
+      line.append(element("td", written(key, value(g, key)) + (minus + plus > 0 ? ` ± ${written(key, +((minus + plus) / 2).toPrecision(2))}` : "")));
     }
     return line;
   }));
@@ -241,7 +244,7 @@ function choose(g) {
   draw();
 }
 function cheapest() {
-  const y = $("y").value, x = $("x").value, less = D.axes[y].less, known = drawn().filter((g) => value(g, y) !== null && value(g, x) !== null);
+  const y = $("y").value, x = $("x").value, less = D.axes[y].less, known = drawn().filter((g) => (!reference(g) || drawn().every(reference)) && value(g, y) !== null && value(g, x) !== null);
   if (!known.length) return {};
   const best = known.reduce((a, b) => ((less ? value(b, y) < value(a, y) : value(b, y) > value(a, y)) ? b : a));
   const near = known.filter((g) => Math.abs(value(g, y) - value(best, y)) <= +$("margin").value + 1e-12);
