@@ -48,6 +48,30 @@ def compare(
 
 
 @app.command()
+def recommend(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs or sweeps; searched for result.json.")],
+    max_cost: Annotated[float | None, typer.Option(help="The most it may cost, in --cost.")] = None,
+    max_forgetting: Annotated[float | None, typer.Option(help="The most it may forget.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="The least accuracy at the end.")] = None,
+    prefer: Annotated[str, typer.Option(help="What to be best in.")] = "accuracy",
+    cost: Annotated[
+        str, typer.Option(help="of_full: share of full fine-tuning's operations; flops, seconds, usd ...")
+    ] = "of_full",
+) -> None:
+    """Say which configuration to take within bounds, how surely, and what a cheaper and a better one would change."""
+    from frostline.report.recommend import recommend as advise
+
+    advise(
+        folders,
+        max_cost=max_cost,
+        max_forgetting=max_forgetting,
+        min_accuracy=min_accuracy,
+        prefer=prefer,
+        cost=cost,
+    )
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
     to: Annotated[Path, typer.Option(help="Folder to write to.")],
