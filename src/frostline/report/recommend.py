@@ -128,7 +128,7 @@ def advice(
     price = f"{cost.replace('_', ' ')} {best.cost:.3g}"
     yield f"Take {best.group.method}: {name} {best.preferred:.3g} at {price}{_surely(best, said)}."
     better = (lambda a, b: a < b) if prefer in LOWER else (lambda a, b: a > b)
-    cheaper = [c for c in every if c.cost < best.cost]
+    cheaper = [c for c in within if c.cost < best.cost] or [c for c in every if c.cost < best.cost]
     if cheaper:
         yield f"Next cheaper: {_change(cheaper[0], best, bounds, name)}"
     dearer = [c for c in every if better(c.preferred, best.preferred)]
