@@ -40,11 +40,18 @@ def compare(
     margin: Annotated[
         float | None, typer.Option(help="Say whether the cheaper of each pair is shown to be within this of the other.")
     ] = None,
+    reprice: Annotated[
+        str | None, typer.Option(help="Price the runs by another price book (conf/cost/NAME.yaml), such as aws_h100.")
+    ] = None,
 ) -> None:
     """Compare runs: mean and 95 % confidence interval over seeds for each configuration, and accuracy against cost."""
+    from frostline.app.config import conf_dir
     from frostline.report.compare import compare_folders
 
-    compare_folders(folders, out, page=html, machine=machine, latex=latex, paired=paired, by=by, margin=margin)
+    books = conf_dir() / "cost"
+    compare_folders(
+        folders, out, page=html, machine=machine, latex=latex, paired=paired, by=by, margin=margin, book=reprice, books=books
+    )  # fmt: skip
 
 
 @app.command()

@@ -38,6 +38,10 @@ class CostConfig:
     energy: str = "off"
     country_iso_code: str = "USA"
     reference_steps: int = 3
+    watts: float | None = None
+    carbon_g_per_kwh: float | None = None
+    priced_on: str | None = None
+    source: str | None = None
 
 
 @dataclass

@@ -35,6 +35,7 @@ from frostline.report.paired import (
     sentences,
 )
 from frostline.report.paired import as_rows as pair_rows
+from frostline.report.repricing import reprice
 from frostline.report.statistics import summarise as summary
 from frostline.report.tables import si
 
@@ -53,16 +54,23 @@ def compare_folders(
     paired: bool = False,
     by: str = "accuracy",
     margin: float | None = None,
+    book: str | None = None,
+    books: Path | None = None,
 ) -> list[Group]:
     """Print the table of all runs below `folders`; write it as CSV and draw accuracy against cost.
 
     page: write comparison.html too; machine: comparison.json; latex: comparison.tex. paired: say which configuration is better
-    `by` what, runs of one seed against each other. margin: how much worse the cheaper of a pair may be and still do.
+    `by` what, runs of one seed against each other; margin: how much worse the cheaper of a pair may be and still do. book: the
+    name of the price book in `books` to price the runs by.
     """
     one_of("--by", by, AXES)
     in_range("--margin", margin, 0, above=True)
     console, left_out = wide_console(), []
-    groups = group_runs(find_runs(folders, console, left_out))
+    runs = find_runs(folders, console, left_out)
+    if book is not None and books is not None:
+        runs, words = reprice(runs, book, books)
+        console.print(f"[yellow]{escape(words)}[/]", soft_wrap=True, highlight=False)
+    groups = group_runs(runs)
     found = pairs(groups, by, margin) if paired or margin is not None else []
     console.print(_table(groups))
     for remark in _remarks(groups):
@@ -217,7 +225,7 @@ def cell(column: str, interval: tuple[float, float] | None) -> str:
     if interval is None:
         return "-"
     mean, half = interval
-    write = {"flops": si, "usd": "{:.6f}".format, "seconds": "{:.1f}".format}.get(column, "{:.3f}".format)
+    write = {"flops": si, "usd": "{:.3g}".format, "seconds": "{:.1f}".format}.get(column, "{:.3f}".format)
     return write(mean) if np.isnan(half) or half < 1e-9 * abs(mean) else f"{write(mean)} ± {write(half)}"
 
 

@@ -12,7 +12,7 @@ from frostline.report.outcome import outcome
 from frostline.report.statistics import half_width
 
 IGNORED = (
-    "seed", "resume", "figures", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
+    "seed", "resume", "figures", "cost", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
     "trainer.checkpoint_every_s",
 )  # fmt: skip
 

@@ -36,10 +36,11 @@ AXES: dict[str, tuple[str, str, bool]] = {  # what a column is called, its unit,
     "seconds": ("seconds of learning", "s", True),
     "usd": ("price of learning", "USD", True),
     "energy_joules": ("energy of learning", "J", True),
+    "co2e_kg": ("carbon of learning", "kg", True),
     "peak_memory_bytes": ("peak memory of learning", "B", True),
     "stored_bytes": ("bytes stored between tasks", "B", True),
 }
-COSTS = ("flops", "of_full", "seconds", "usd", "energy_joules", "peak_memory_bytes", "stored_bytes")
+COSTS = ("flops", "of_full", "seconds", "usd", "energy_joules", "co2e_kg", "peak_memory_bytes", "stored_bytes")
 OVER_TIME = ("flops", "seconds")
 DIGITS = 5
 

@@ -24,6 +24,7 @@ LOWER = (
     "seconds",
     "usd",
     "energy_joules",
+    "co2e_kg",
     "stored_bytes",
     "peak_memory_bytes",
 )
