@@ -76,6 +76,8 @@ def page_data(groups: Sequence[Group]) -> dict[str, Any]:
     streams = list(dict.fromkeys(group.stream for group in groups))
     records = [_record(group, streams.index(group.stream)) for group in groups]
     known = [key for key in AXES if any(key in record["axes"] for record in records)]
+    idle = [key for key in ("usd", "stored_bytes") if not any(r["axes"].get(key, [0])[0] for r in records)]
+    known = [key for key in known if key not in idle]  # without a price, or with nothing kept, they say nothing
     return {
         "axes": {key: dict(zip(("label", "unit", "less"), AXES[key], strict=True)) for key in known},
         "costs": [key for key in COSTS if key in known],
@@ -90,7 +92,7 @@ def _stream(name: str, group: Group) -> dict[str, Any]:
 
 
 def _record(group: Group, stream: int) -> dict[str, Any]:
-    first = group.runs[0]
+    first = min(group.runs, key=lambda run: run["seed"])
     R = np.stack([metrics.matrix(run["accuracy"]) for run in group.runs])
     kind, setting = selector_setting(first["config"])
     return {

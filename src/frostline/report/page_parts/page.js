@@ -4,8 +4,10 @@ const $ = (id) => document.getElementById(id);
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#777777"]; // Okabe and Ito's
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon", "hourglass", "triangle-down"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+const PHASES = ["train", "consolidate", "select", "cache", "evaluate"]; // evaluation last: it is no part of learning
+const PATTERNS = ["", "/", ".", "x", "-", "|", "+", "\\"];
 const MOST_BARS = 40, MOST_CHOSEN = 4;
-const state = { hidden: new Set(), chosen: [], sort: null, down: true, touched: false };
+const state = { hidden: new Set(), chosen: [], kept: new Map(), sort: null, down: true, touched: false };
 const strategies = [...new Set(D.groups.map((g) => g.strategy))];
 const selectors = [...new Set(D.groups.map((g) => g.selector))];
 const colour = (g) => COLOURS[strategies.indexOf(g.strategy) % COLOURS.length];
@@ -33,7 +35,7 @@ function written(key, value) {
   if (["FLOP", "B", "J"].includes(unit))
     for (const [size, prefix] of [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
       if (Math.abs(value) >= size) return `${+(value / size).toPrecision(3)} ${prefix}${unit}`;
-  return `${+value.toPrecision(unit ? 3 : 4)}${unit ? ` ${unit}` : ""}`;
+  return `${+value.toPrecision(3)}${unit ? ` ${unit}` : ""}`;
 }
 const value = (g, key) => (g.axes[key] ? g.axes[key][0] : null);
 function half(g, key) {
@@ -53,6 +55,9 @@ const shown = () => {
     && words.every((w) => g.label.toLowerCase().includes(w)));
 };
 const drawn = () => shown().filter((g) => !state.hidden.has(g));
+const inStream = () => D.groups.filter((g) => g.stream === +$("stream").value);
+const phasesOf = (groups, unit) => [...new Set([...PHASES, ...groups.flatMap((g) => Object.keys(g.bill[unit]))])].filter((p) => groups.some((g) => g.bill[unit][p]));
+const look = (phase) => { const n = (PHASES.includes(phase) ? PHASES.indexOf(phase) : phase.length) % COLOURS.length; return { color: COLOURS[n], pattern: { shape: PATTERNS[n % 8], solidity: 0.2 } }; };
 
 function front(groups, x, y) {
   const better = (key, a, b) => (D.axes[key].less ? a < b : a > b);
@@ -84,8 +89,8 @@ function layout(more = {}) {
     margin: { l: 60, r: 16, t: 16, b: 48 }, legend: { orientation: "h", y: -0.22, yanchor: "top", font: { size: 11 } },
     xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest };
 }
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"], toImageButtonOptions: { format: "svg" } };
-const title = (key) => ({ title: { text: D.axes[key].label + (D.axes[key].unit ? ` (${D.axes[key].unit})` : "") }, type: $("log").checked && D.costs.includes(key) ? "log" : "linear" });
+const CONFIG = { responsive: true, displaylogo: false, displayModeBar: window.innerWidth < 700 ? false : "hover", modeBarButtonsToRemove: ["lasso2d", "select2d"], toImageButtonOptions: { format: "svg" } };
+const title = (key, more = "") => ({ title: { text: D.axes[key].label + (D.axes[key].unit ? ` (${D.axes[key].unit})` : "") + more }, type: $("log").checked && D.costs.includes(key) ? "log" : "linear" });
 const strong = (g) => !state.touched || !state.chosen.length || state.chosen.includes(g); // at first all are
 
 function drawFrontier() {
@@ -107,7 +112,10 @@ function drawFrontier() {
       text: own.map((g) => `<b>${wrapped(name(g))}</b><br>${text(D.axes[y].label)}: ${written(y, value(g, y))}<br>${text(D.axes[x].label)}: ${written(x, value(g, x))}<br>forgetting: ${written("forgetting", value(g, "forgetting"))}<br>${g.seeds.length} seed${g.seeds.length > 1 ? "s" : ""}`),
       hovertemplate: "%{text}<extra></extra>" });
   }
-  Plotly.react("frontier", traces, layout({ xaxis: title(x), yaxis: { ...title(y), type: "linear" } }), CONFIG);
+  for (const s of selectors.filter((s) => groups.some((g) => g.selector === s)))
+    traces.push({ x: [null], y: [null], mode: "markers", name: text(s), marker: { color: c.faint, symbol: SYMBOLS[selectors.indexOf(s) % SYMBOLS.length], size: 9 } });
+  const gone = $("log").checked ? groups.filter((g) => value(g, x) !== null && value(g, x) <= 0).length : 0;
+  Plotly.react("frontier", traces, layout({ xaxis: title(x, gone ? `, ${gone} at 0 not drawn` : ""), yaxis: { ...title(y), type: "linear", ...(over ? { title: { text: `${D.axes[y].label.replace(" at the end", "")} after each task` } } : {}) } }), CONFIG);
 }
 const g_over = (x, y) => ["flops", "seconds"].includes(x) && ["accuracy", "forgetting"].includes(y);
 
@@ -120,7 +128,7 @@ function drawCurves() {
   for (const [key, own] of lines) {
     own.sort((a, b) => value(a, "of_full") - value(b, "of_full"));
     ["accuracy", "forgetting"].forEach((column, place) => traces.push({
-      x: own.map((g) => value(g, "of_full")), y: own.map((g) => value(g, column)), xaxis: place ? "x2" : "x", yaxis: place ? "y2" : "y", mode: "lines+markers", name: text(key), legendgroup: key, showlegend: !place,
+      x: own.map((g) => value(g, "of_full")), y: own.map((g) => value(g, column)), xaxis: place ? "x2" : "x", yaxis: place ? "y2" : "y", mode: own.length > 1 ? "lines+markers" : "markers", name: text(key), legendgroup: key, showlegend: !place && own.length > 1,
       opacity: own.some(strong) ? 1 : 0.3, line: { color: colour(own[0]), dash: DASHES[selectors.indexOf(own[0].selector) % DASHES.length], width: 1.5 }, marker: { symbol: symbol(own[0]), size: 7 },
       text: own.map((g) => `<b>${wrapped(name(g))}</b><br>${wrapped(g.setting)}`), hovertemplate: "%{text}<br>%{x:.3f} of full, %{y:.4g}<extra></extra>" }));
   }
@@ -131,21 +139,21 @@ function drawCurves() {
     ["accuracy", "forgetting"].forEach((column, place) => {
       if (value(g, column) === null) return;
       shapes.push({ type: "line", xref: place ? "x2 domain" : "x domain", x0: 0, x1: 1, yref: place ? "y2" : "y", y0: value(g, column), y1: value(g, column), line: { color: c.faint, width: 1, dash: "dash" } });
-      annotations.push({ text: said, xref: place ? "x2 domain" : "x domain", x: 0, xanchor: "left", yref: place ? "y2" : "y", y: value(g, column), yanchor: "bottom", showarrow: false, font: { size: 10, color: c.faint } });
+      annotations.push({ text: said, xref: place ? "x2 domain" : "x domain", x: strategy === "joint" ? 1 : 0, xanchor: strategy === "joint" ? "right" : "left", yref: place ? "y2" : "y", y: value(g, column), yanchor: "bottom", showarrow: false, font: { size: 10, color: c.faint } });
     });
   }
   const narrow = window.innerWidth < 700, base = layout(), across = { ...base.xaxis, type: $("log").checked ? "log" : "linear", title: { text: "share of full fine-tuning's operations" } };
-  Plotly.react("curves", traces, { ...base, shapes, annotations, height: (narrow ? 640 : 380) + 10 * lines.size, grid: { rows: narrow ? 2 : 1, columns: narrow ? 1 : 2, pattern: "independent", ygap: 0.3 },
+  Plotly.react("curves", traces, { ...base, shapes, annotations, height: narrow ? 640 : 400, grid: { rows: narrow ? 2 : 1, columns: narrow ? 1 : 2, pattern: "independent", ygap: 0.3 },
     xaxis: across, xaxis2: { ...across }, yaxis: { ...base.yaxis, title: { text: "average accuracy" } }, yaxis2: { ...base.yaxis, title: { text: "forgetting" } } }, CONFIG);
 }
 function drawBill() {
   const unit = $("unit").value, key = $("y").value, less = D.axes[key].less;
   let groups = drawn().sort((a, b) => (less ? 1 : -1) * (value(a, key) - value(b, key)));
   groups = [...new Set([...state.chosen.filter((g) => groups.includes(g)), ...groups])].slice(0, MOST_BARS).reverse();
-  const phases = [...new Set(groups.flatMap((g) => Object.keys(g.bill[unit])))];
-  const traces = phases.map((phase, n) => ({ type: "bar", orientation: "h", name: phase, y: groups.map((_, i) => i), x: groups.map((g) => (g.bill[unit][phase] || [0]).reduce((a, b) => a + b, 0)),
-    marker: { color: COLOURS[n % COLOURS.length], pattern: { shape: ["", "/", ".", "x", "-", "|", "+", "\\"][n % 8], solidity: 0.2 } }, opacity: 0.9,
-    text: groups.map((g) => wrapped(name(g))), textposition: "none", hovertemplate: `%{text}<br>${phase}: %{x:.4s}<extra></extra>` }));
+  const sum = (g, phase) => (g.bill[unit][phase] || [0]).reduce((a, b) => a + b, 0), phases = phasesOf(groups, unit);
+  const whole = groups.map((g) => phases.reduce((all, p) => all + sum(g, p), 0));
+  const traces = phases.map((phase) => ({ type: "bar", orientation: "h", name: phase, y: groups.map((_, i) => i), x: groups.map((g) => sum(g, phase)),
+    marker: look(phase), opacity: 0.9, text: groups.map((g, i) => `${wrapped(name(g))}<br>${(100 * sum(g, phase) / (whole[i] || 1)).toFixed(0)} % of all`), textposition: "none", hovertemplate: `%{text}<br>${phase}: %{x:.3s}<extra></extra>` }));
   Plotly.react("bill", traces, layout({ barmode: "stack", height: 130 + 20 * groups.length, xaxis: { title: { text: unit === "flops" ? "operations (FLOP)" : "seconds" } },
     yaxis: { tickvals: groups.map((_, i) => i), ticktext: groups.map((g) => (name(g).length > 34 ? `${text(name(g).slice(0, 33))}…` : text(name(g)))) }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }), CONFIG);
 }
@@ -165,30 +173,31 @@ function drawDetails() {
   place.replaceChildren();
   const tasks = D.streams[+$("stream").value].tasks;
   const chosen = state.chosen.filter((g) => g.stream === +$("stream").value);
-  $("forgotten").hidden = tasks.length < 2 || chosen.every((g) => value(g, "forgetting") === null);
+  $("forgotten").hidden = $("forgotten_head").hidden = tasks.length < 2 || chosen.every((g) => value(g, "forgetting") === null);
   if (!chosen.length) place.append(element("p", "Nothing is chosen: click a point, or a star in the table.", { class: "note" }));
+  const later = []; // drawn once every card has its width
   for (const g of chosen) {
     const card = element("div", undefined, { class: "card" });
     card.append(element("h3", name(g)), element("p", "accuracy after each task (down) on each (across)" + (g.seeds.length > 1 ? `, mean of ${g.seeds.length} seeds` : ""), { class: "note" }));
     const matrix = element("div", undefined, { class: "figure" });
     card.append(matrix);
     place.append(card);
-    heat(matrix, g.matrix, tasks, ["untrained", ...tasks]);
+    later.push(() => heat(matrix, g.matrix, tasks, ["untrained", ...tasks]));
     if (g.retrained.length) {
       const layers = Object.keys(g.retrained[0]), figure = element("div", undefined, { class: "figure" });
       card.append(element("p", "which share of each block trained, first seed", { class: "note" }), figure);
-      heat(figure, layers.map((l) => g.retrained.map((row) => row[l] ?? null)), tasks, layers);
+      later.push(() => heat(figure, layers.map((l) => g.retrained.map((row) => row[l] ?? null)), tasks, layers));
     }
     if (g.within.length) {
       const figure = element("div", undefined, { class: "figure" });
       card.append(element("p", "accuracy within tasks, first seed", { class: "note" }), figure);
       const lines = tasks.map((t, j) => ({ x: g.within.map((r) => r[1]), y: g.within.map((r) => (r[0] >= j ? r[j + 2] : null)), mode: "lines", name: text(t), line: { width: 1 } }));
-      Plotly.newPlot(figure, lines, layout({ showlegend: false, margin: { l: 44, r: 8, t: 6, b: 36 }, xaxis: { title: { text: "steps" } } }), { ...CONFIG, displayModeBar: false });
+      later.push(() => Plotly.newPlot(figure, lines, layout({ showlegend: false, margin: { l: 44, r: 8, t: 6, b: 36 }, xaxis: { title: { text: "steps" } } }), { ...CONFIG, displayModeBar: false }));
     }
     const bill = element("div", undefined, { class: "figure" }), unit = $("unit").value;
     card.append(element("p", `${unit === "flops" ? "operations" : "seconds"} of each task`, { class: "note" }), bill);
-    Plotly.newPlot(bill, Object.entries(g.bill[unit]).map(([phase, v], n) => ({ type: "bar", name: phase, x: v.map((_, i) => i), y: v, marker: { color: COLOURS[n % COLOURS.length] } })),
-      layout({ barmode: "stack", margin: { l: 50, r: 8, t: 6, b: 36 }, xaxis: ticks(tasks) }), { ...CONFIG, displayModeBar: false });
+    later.push(() => Plotly.newPlot(bill, phasesOf([g], unit).map((phase) => ({ type: "bar", name: phase, x: g.bill[unit][phase].map((_, i) => i), y: g.bill[unit][phase], marker: look(phase) })),
+      layout({ barmode: "stack", margin: { l: 50, r: 8, t: 6, b: 36 }, xaxis: ticks(tasks) }), { ...CONFIG, displayModeBar: false }));
     for (const [head, content] of [["command", g.command], ["configuration", g.config], ["folders", g.folders.join("\n")]]) {
       if (!content) continue;
       const more = element("details"), copy = element("button", "copy", { type: "button" });
@@ -198,6 +207,7 @@ function drawDetails() {
       card.append(more);
     }
   }
+  for (const figure of later) figure();
   const traces = chosen.map((g, n) => {
     const R = g.matrix, T = R.length - 1, last = R[T];
     return { x: tasks.map((_, i) => i).slice(0, -1), y: last.slice(0, -1).map((v, j) => (v === null ? null : finite(Math.max(...R.slice(j + 1, T).map((r) => (r[j] === null ? -Infinity : r[j]))) - v))),
@@ -206,7 +216,7 @@ function drawDetails() {
   Plotly.react("forgotten", traces, layout({ height: 330, xaxis: { ...ticks(tasks), title: { text: "task" } }, yaxis: { title: { text: "forgetting of the task" } } }), CONFIG);
 }
 function drawTable() {
-  const [x, y] = [$("x").value, $("y").value], columns = [...new Set([y, x, ...Object.keys(D.axes)])], head = $("table").tHead, body = $("table").tBodies[0];
+  const [x, y] = [$("x").value, $("y").value], columns = [...new Set([y, x, ...["forgetting"].filter((k) => D.axes[k]), ...Object.keys(D.axes)])], head = $("table").tHead, body = $("table").tBodies[0];
   const sort = state.sort && columns.includes(state.sort) ? state.sort : y, down = state.sort ? state.down : !D.axes[sort].less;
   const row = element("tr");
   row.append(element("th", "drawn"), element("th", "chosen"), element("th", "configuration"), element("th", "seeds"));
@@ -239,6 +249,7 @@ function drawTable() {
   }));
 }
 function choose(g) {
+  queueMicrotask(() => state.kept.set($("stream").value, state.chosen));
   state.touched = true;
   state.chosen = state.chosen.includes(g) ? state.chosen.filter((o) => o !== g) : [...state.chosen, g].slice(-MOST_CHOSEN);
   draw();
@@ -247,15 +258,17 @@ function cheapest() {
   const y = $("y").value, x = $("x").value, less = D.axes[y].less, known = drawn().filter((g) => (!reference(g) || drawn().every(reference)) && value(g, y) !== null && value(g, x) !== null);
   if (!known.length) return {};
   const best = known.reduce((a, b) => ((less ? value(b, y) < value(a, y) : value(b, y) > value(a, y)) ? b : a));
-  const near = known.filter((g) => Math.abs(value(g, y) - value(best, y)) <= +$("margin").value + 1e-12);
+  const near = known.filter((g) => Math.abs(value(g, y) - value(best, y)) <= Math.max(0, +$("margin").value || 0) + 1e-12);
   return { best, cheap: near.reduce((a, b) => (value(b, x) < value(a, x) ? b : a)) };
 }
 function answer() {
   const [x, y] = [$("x").value, $("y").value], { best, cheap } = cheapest(), place = $("answer");
-  if (!best) { place.textContent = "Nothing is drawn that has both."; return; }
-  const of = (g) => `${written(y, value(g, y))} for ${written(x, value(g, x))}${value(g, "forgetting") === null || y === "forgetting" ? "" : `, forgetting ${written("forgetting", value(g, "forgetting"))}`}, ${g.seeds.length} seed${g.seeds.length > 1 ? "s" : ""}`;
-  place.textContent = `Best ${D.axes[y].label}: ${name(best)} (${of(best)}). `
-    + (cheap === best ? `Nothing within ${$("margin").value} of it takes less.` : `Within ${$("margin").value} of it, the least ${D.axes[x].label}: ${name(cheap)} (${of(cheap)}), ${written("", value(cheap, x) / value(best, x))} of the best one's.`)
+  if (!best) { place.textContent = drawn().length ? "Nothing that is drawn has both of these." : "No configuration matches."; return; }
+  const spread = (g) => { const [minus, plus] = half(g, y); return minus + plus > 0 ? ` ± ${((minus + plus) / 2).toPrecision(2)}` : ""; };
+  const of = (g) => `${written(y, value(g, y))}${spread(g)} for ${written(x, value(g, x))}${value(g, "forgetting") === null || y === "forgetting" ? "" : `, forgetting ${written("forgetting", value(g, "forgetting"))}`}, ${g.seeds.length} seed${g.seeds.length > 1 ? "s" : ""}`;
+  const few = drawn().length < inStream().length ? `Of the ${drawn().length} that are drawn: best` : "Best", aside = drawn().some(reference) && !reference(best) ? " Joint training, which has all data at once, is left aside." : "";
+  place.textContent = `${few} ${D.axes[y].label}: ${name(best)} (${of(best)}). `
+    + (cheap === best ? `Nothing within ${Math.max(0, +$("margin").value || 0)} of it takes less.` : `Within ${Math.max(0, +$("margin").value || 0)} of it, the least ${D.axes[x].label}: ${name(cheap)} (${of(cheap)}), ${value(best, x) ? `${(100 * value(cheap, x) / value(best, x)).toFixed(0)} % of the best one's` : ""}.`) + aside
     + (cheap.seeds.length < 5 ? " Few seeds: frostline compare --paired --margin says what is shown." : "");
   if (cheap.command) {
     const copy = element("button", "copy its command", { type: "button" });
@@ -278,19 +291,21 @@ async function library() {
   document.head.append(script);
 }
 function begin() {
-  const runs = D.groups.reduce((n, g) => n + g.seeds.length, 0);
-  $("count").textContent = `${D.groups.length} configuration${D.groups.length > 1 ? "s" : ""}, ${runs} run${runs > 1 ? "s" : ""}`;
   $("made").textContent = D.made;
-  options($("stream"), D.streams.map((s, i) => [i, `${s.name}, ${s.scenario}-incremental, ${s.tasks.length} tasks`]));
+  options($("stream"), D.streams.map((s, i) => [i, `${s.name} (${s.scenario}-incremental, ${s.tasks.length} tasks)`]));
   options($("y"), Object.keys(D.axes).filter((k) => !D.costs.includes(k)).map((k) => [k, D.axes[k].label]));
   options($("x"), D.costs.map((k) => [k, D.axes[k].label]));
-  options($("strategy"), [["", "all"], ...strategies.map((s) => [s, s])]);
-  options($("selector"), [["", "all"], ...selectors.map((s) => [s, s])]);
   if (D.left_out.length) {
     $("out").hidden = false;
     $("out").querySelector("ul").replaceChildren(...D.left_out.map(([where, why]) => element("li", `${where}: ${why}`)));
   }
-  const first = () => { const { best, cheap } = cheapest(); state.chosen = [...new Set([best, cheap])].filter(Boolean); };
+  const first = () => { // of a stream: what can be filtered by, and what is chosen
+    const own = inStream(), runs = own.reduce((n, g) => n + g.seeds.length, 0), all = own.length < D.groups.length ? ` of ${D.groups.length} in all` : "";
+    $("count").textContent = `${own.length} configuration${own.length > 1 ? "s" : ""}${all}, ${runs} run${runs > 1 ? "s" : ""}`;
+    for (const key of ["strategy", "selector"]) options($(key), [["", "all"], ...[...new Set(own.map((g) => g[key]))].map((s) => [s, s])]);
+    const { best, cheap } = cheapest();
+    state.chosen = state.kept.get($("stream").value) || [...new Set([best, cheap])].filter(Boolean);
+  };
   for (const id of ["y", "x", "interval", "log", "anytime", "strategy", "selector", "search", "margin", "unit"]) $(id).addEventListener("input", draw);
   $("stream").addEventListener("input", () => { first(); draw(); });
   $("controls").addEventListener("submit", (event) => event.preventDefault());
