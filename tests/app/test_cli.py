@@ -1,5 +1,6 @@
 """The programs as processes, as a user starts them."""
 
+import csv
 import json
 import os
 import re
@@ -153,11 +154,11 @@ def test_sweep_and_compare(cli, tmp_path):
     compared = cli(tmp_path, "compare", "sweep", "sweep/0", program="module")
     assert compared.returncode == 0, compared.stderr
     assert "left out" in compared.stdout
-    rows = (tmp_path / "comparison" / "comparison.csv").read_text().splitlines()
-    assert [r.split(",")[:2] for r in rows[1:]] == [["finetune", "2"], ["replay", "2"], ["cumulative", "2"]]
+    rows = list(csv.DictReader((tmp_path / "comparison" / "comparison.csv").open()))
+    assert [(r["configuration"], r["seeds"]) for r in rows] == [("finetune", "2"), ("replay", "2"), ("cumulative", "2")]
     accuracies = [read(tmp_path / "sweep" / str(i))["metrics"]["average_accuracy"] for i in (0, 1)]
-    assert float(rows[1].split(",")[2]) == pytest.approx(sum(accuracies) / 2)
-    assert rows[1].split(",")[6] != ""  # the cumulative runs are the reference of intransigence
+    assert float(rows[0]["accuracy_mean"]) == pytest.approx(sum(accuracies) / 2)
+    assert rows[0]["intransigence_mean"] != ""  # the cumulative runs are the reference of intransigence
     assert (tmp_path / "comparison" / "accuracy_against_cost.png").stat().st_size > 5000
     nothing = cli(tmp_path, "compare", "nowhere", program="module")
     assert nothing.returncode == 1
