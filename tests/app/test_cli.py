@@ -154,7 +154,7 @@ def test_sweep_and_compare(cli, tmp_path):
     compared = cli(tmp_path, "compare", "sweep", "sweep/0", program="module")
     assert compared.returncode == 0, compared.stderr
     assert "left out" in compared.stdout
-    rows = list(csv.DictReader((tmp_path / "comparison" / "comparison.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "comparison" / "comparison.csv").read_text().splitlines()))
     assert [(r["configuration"], r["seeds"]) for r in rows] == [("finetune", "2"), ("replay", "2"), ("cumulative", "2")]
     accuracies = [read(tmp_path / "sweep" / str(i))["metrics"]["average_accuracy"] for i in (0, 1)]
     assert float(rows[0]["accuracy_mean"]) == pytest.approx(sum(accuracies) / 2)
