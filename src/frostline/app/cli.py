@@ -33,6 +33,9 @@ def compare(
     html: Annotated[bool, typer.Option("--html", help="Write comparison.html: one page, figures that answer.")] = False,
     machine: Annotated[bool, typer.Option("--json", help="Write comparison.json.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Write comparison.tex (booktabs).")] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="The page's figures as PNG, PDF and SVG, for a paper.")
+    ] = False,
     paired: Annotated[
         bool, typer.Option("--paired", help="Say which is better, by how much, how surely: runs of one seed in pairs.")
     ] = False,
@@ -50,7 +53,8 @@ def compare(
 
     books = conf_dir() / "cost"
     compare_folders(
-        folders, out, page=html, machine=machine, latex=latex, paired=paired, by=by, margin=margin, book=reprice, books=books
+        folders, out, page=html, machine=machine, latex=latex, figures=figures, paired=paired, by=by, margin=margin,
+        book=reprice, books=books,
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ from frostline.report.tables import si
 
 COLUMNS = ("accuracy", "learned", "forgetting", "intransigence", "flops", "of_full", "seconds", "usd")
 HEADS = {"flops": "FLOPs", "of_full": "of full", "usd": "USD"}
+KINDS = ("png", "pdf", "svg")
 NAMED = 24  # groups; where more are compared, the figure names strategies only
 
 
@@ -54,12 +55,14 @@ def compare_folders(
     paired: bool = False,
     by: str = "accuracy",
     margin: float | None = None,
+    figures: bool = False,
     book: str | None = None,
     books: Path | None = None,
 ) -> list[Group]:
     """Print the table of all runs below `folders`; write it as CSV and draw accuracy against cost.
 
-    page: write comparison.html too; machine: comparison.json; latex: comparison.tex. paired: say which configuration is better
+    page: write comparison.html too; machine: comparison.json; latex: comparison.tex; figures: the page's
+    as files. paired: say which configuration is better
     `by` what, runs of one seed against each other; margin: how much worse the cheaper of a pair may be and still do. book: the
     name of the price book in `books` to price the runs by.
     """
@@ -90,14 +93,19 @@ def compare_folders(
             f.write(_latex(groups))
     if page:
         write_page(groups, left_out, out / "comparison.html")
-    save_figure(accuracy_against_cost(groups), out / "accuracy_against_cost", ("png", "pdf", "svg"))
+    save_figure(accuracy_against_cost(groups), out / "accuracy_against_cost", KINDS)
+    if figures:
+        from frostline.report.paper_figures import paper_figures
+
+        for name, figure in paper_figures(groups):
+            save_figure(figure, out / name, KINDS)
     if len(found) > MOST_SENTENCES:
         console.print(pairs_table(found))
     for text in sentences(found) if len(found) <= MOST_SENTENCES else ():
         console.print(escape(text), soft_wrap=True, highlight=False)
     if found and (ranks := over_streams(groups, by)):
         console.print(escape(ranking_sentence(ranks, len({g.stream for g in groups}))), soft_wrap=True, highlight=False)
-        save_figure(ranking_figure(ranks), out / "critical_difference", ("png", "pdf", "svg"))
+        save_figure(ranking_figure(ranks), out / "critical_difference", KINDS)
     console.print(f"Table and figure: [bold]{escape(str(out))}[/]", soft_wrap=True)
     return groups
 
