@@ -16,6 +16,8 @@ IGNORED = (
     "trainer.checkpoint_every_s",
 )  # fmt: skip
 
+REFERENCE = "joint"  # has all data at once: nothing that one could choose
+
 
 @dataclass
 class Group:

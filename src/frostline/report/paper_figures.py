@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from frostline.core import metrics
-from frostline.report.groups import Group, selector_setting
+from frostline.report.groups import REFERENCE, Group, selector_setting
 from frostline.report.paired import LOWER
-from frostline.report.recommend import REFERENCE
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#777777")  # Okabe and Ito's
 MARKERS, HATCHES = "osD^PX*v", ("", "///", "...", "xx", "--", "||", "++", "\\\\\\")

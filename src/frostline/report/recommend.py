@@ -13,12 +13,11 @@ from scipy import stats
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.report.compare import find_runs
 from frostline.report.console import wide_console
-from frostline.report.groups import Group, group_runs
+from frostline.report.groups import REFERENCE, Group, group_runs
 from frostline.report.page import AXES, COSTS
 from frostline.report.paired import LOWER
 from frostline.report.statistics import FEW
 
-REFERENCE = "joint"  # has all data at once: nothing that one could choose
 MOST_ROWS = 10
 
 
