@@ -158,8 +158,8 @@ def test_settings_that_come_or_go_are_refused(change, message, folder):
 
 @pytest.mark.parametrize("key", results.REQUIRED)
 def test_a_result_with_a_part_missing_or_of_another_type_is_left_out_alone(key, folder, copied, tmp_path, capsys):
-    from frostline.report.compare import find_runs
     from frostline.report.console import wide_console
+    from frostline.report.finding import find_runs
 
     content = json.loads((copied / results.NAME).read_text())
     del content["checksum"]

@@ -3,9 +3,12 @@
 import pytest
 
 from frostline.core.checks import UsageError
+from frostline.report.columns import COLUMNS, less_is_better
 from frostline.report.groups import group_runs
-from frostline.report.paired import over_streams, pairs, pairs_table, ranking_figure, ranking_sentence, sentences
+from frostline.report.paired import pairs, pairs_table, sentences
+from frostline.report.ranking import over_streams, ranking_figure, ranking_sentence
 from tests.report.test_compare import run
+from tests.report.test_page import several
 
 
 def said(*runs, **options):
@@ -81,7 +84,7 @@ def test_methods_are_ranked_over_streams():
     found = over_streams(groups)
     assert found is not None
     assert dict(zip(found.methods, found.ranks, strict=True)) == {"finetune": 3, "replay": 2, "ewc": 1}
-    text = ranking_sentence(found, 4)
+    text = ranking_sentence(found)
     assert text.startswith("Mean ranks over 4 streams, few streams (1 is best): ewc 1.00, replay 2.00, finetune 3.00.")
     assert text.endswith("ewc is told apart from: finetune.")
     assert len(ranking_figure(found).axes) == 1
@@ -98,3 +101,20 @@ def test_within_a_margin():
     assert "The cheaper, partial, is shown to be within 0.01 of finetune" in text
     (text,) = said(*series("finetune", BASE), *cheap, margin=0.0001)
     assert "The cheaper, partial, is not shown to be within 0.0001 of finetune" in text
+
+
+@pytest.mark.parametrize("column", [c for c in COLUMNS if less_is_better(c)])
+def test_less_is_better_of_every_such_column(column):
+    """A loss, a gap and a price are better where they are smaller: said once, in report/columns.py."""
+    runs = [*several()[:6], *several()[18:]]  # replay, finetune
+    for made in runs:
+        replay = "replay" in made["config"]["strategy"]
+        value = (1.0 if replay else 2.0) + made["seed"] / 100
+        made["metrics"] |= {column: value, "average_accuracy": 0.5}
+        made["loss"] = [[value] * 3]
+        made["full_finetuning"] = {"flops_ratio": value, "seconds_ratio": value}
+        for row in made["ledger"]:
+            row |= {column: value}
+    (found,) = pairs(group_runs(runs), column=column)
+    assert (found.a.method, found.b.method) == ("replay", "finetune")
+    assert f"replay has lower {column.replace('_', ' ')} than finetune" in next(sentences([found]))

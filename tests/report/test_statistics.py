@@ -6,7 +6,8 @@ from scipy import stats
 from scipy.stats import studentized_range
 from statsmodels.stats.multitest import multipletests
 
-from frostline.report.statistics import difference, holm, no_worse, ranking, summarise
+from frostline.report.ranking import ranking
+from frostline.report.statistics import difference, holm, no_worse, summarise
 
 VALUES = [0.91, 0.88, 0.93, 0.90, 0.86, 0.95, 0.89]
 

@@ -31,7 +31,7 @@ def compare(
         Path, typer.Option("--to", "--out", help="Folder to write the figure and the table as CSV to.")
     ] = Path("comparison"),
     html: Annotated[bool, typer.Option("--html", help="Write comparison.html: one page, figures that answer.")] = False,
-    machine: Annotated[bool, typer.Option("--json", help="Write comparison.json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write comparison.json.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Write comparison.tex (booktabs).")] = False,
     figures: Annotated[
         bool, typer.Option("--figures", help="The page's figures as PNG, PDF and SVG, for a paper.")
@@ -53,7 +53,7 @@ def compare(
 
     books = conf_dir() / "cost"
     compare_folders(
-        folders, out, page=html, machine=machine, latex=latex, figures=figures, paired=paired, by=by, margin=margin,
+        folders, out, page=html, as_json=as_json, latex=latex, figures=figures, paired=paired, by=by, margin=margin,
         book=reprice, books=books,
     )  # fmt: skip
 

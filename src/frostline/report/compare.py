@@ -19,22 +19,16 @@ from rich.table import Table
 
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.files import atomic_write, make_folder
-from frostline.records import results
+from frostline.report.columns import COLUMNS as KNOWN
 from frostline.report.console import wide_console
 from frostline.report.figures import save_figure
-from frostline.report.groups import Group, group_runs
+from frostline.report.finding import find_runs
+from frostline.report.groups import Group, by_accuracy, group_runs
 from frostline.report.outcome import sentence
-from frostline.report.page import AXES, write_page
-from frostline.report.paired import (
-    MOST_SENTENCES,
-    over_streams,
-    pairs,
-    pairs_table,
-    ranking_figure,
-    ranking_sentence,
-    sentences,
-)
+from frostline.report.page import write_page
+from frostline.report.paired import MOST_SENTENCES, Pair, pairs, pairs_table, sentences
 from frostline.report.paired import as_rows as pair_rows
+from frostline.report.ranking import over_streams, ranking_figure, ranking_sentence
 from frostline.report.repricing import reprice
 from frostline.report.statistics import summarise as summary
 from frostline.report.tables import si
@@ -50,7 +44,7 @@ def compare_folders(
     out: Path,
     *,
     page: bool = False,
-    machine: bool = False,
+    as_json: bool = False,
     latex: bool = False,
     paired: bool = False,
     by: str = "accuracy",
@@ -61,12 +55,11 @@ def compare_folders(
 ) -> list[Group]:
     """Print the table of all runs below `folders`; write it as CSV and draw accuracy against cost.
 
-    page: write comparison.html too; machine: comparison.json; latex: comparison.tex; figures: the page's
-    as files. paired: say which configuration is better
-    `by` what, runs of one seed against each other; margin: how much worse the cheaper of a pair may be and still do. book: the
-    name of the price book in `books` to price the runs by.
+    page: write comparison.html too; as_json: comparison.json; latex: comparison.tex; figures: the page's as files.
+    paired: say which configuration is better `by` what, runs of one seed against each other; margin: how much worse the
+    cheaper of a pair may be and still do. book: the name of the price book in `books` to price the runs by.
     """
-    one_of("--by", by, AXES)
+    one_of("--by", by, KNOWN)
     in_range("--margin", margin, 0, above=True)
     console, left_out = wide_console(), []
     runs = find_runs(folders, console, left_out)
@@ -84,7 +77,7 @@ def compare_folders(
         lines = csv.DictWriter(f, rows[0])
         lines.writeheader()
         lines.writerows(rows)
-    if machine:
+    if as_json:
         content = {"schema": "frostline.comparison/1", "groups": rows, "pairs": pair_rows(found), "left_out": left_out}
         with atomic_write(out / "comparison.json") as f:
             json.dump(_plain(content), f, indent=1, allow_nan=False)
@@ -99,15 +92,21 @@ def compare_folders(
 
         for name, figure in paper_figures(groups):
             save_figure(figure, out / name, KINDS)
+    if found:
+        _print_pairs(found, groups, by, out, console)
+    console.print(f"Table and figure: [bold]{escape(str(out))}[/]", soft_wrap=True)
+    return groups
+
+
+def _print_pairs(found: list[Pair], groups: list[Group], by: str, out: Path, console: Console) -> None:
+    """Print what the pairs came to, and the ranks over streams, whose diagram is drawn."""
     if len(found) > MOST_SENTENCES:
         console.print(pairs_table(found))
     for text in sentences(found) if len(found) <= MOST_SENTENCES else ():
         console.print(escape(text), soft_wrap=True, highlight=False)
-    if found and (ranks := over_streams(groups, by)):
-        console.print(escape(ranking_sentence(ranks, len({g.stream for g in groups}))), soft_wrap=True, highlight=False)
+    if ranks := over_streams(groups, by):
+        console.print(escape(ranking_sentence(ranks)), soft_wrap=True, highlight=False)
         save_figure(ranking_figure(ranks), out / "critical_difference", KINDS)
-    console.print(f"Table and figure: [bold]{escape(str(out))}[/]", soft_wrap=True)
-    return groups
 
 
 def summarise(folder: Path) -> None:
@@ -134,7 +133,7 @@ def as_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     rows = []
     for group in groups:
         row: dict[str, Any] = {"configuration": group.label, "stream": group.stream, "seeds": len(group.runs)}
-        for column in (c for c in AXES if any(g.values(c) for g in groups)):
+        for column in (c for c in KNOWN if any(g.values(c) for g in groups)):
             of = summary(values) if (values := group.values(column)) else None
             parts = (None,) * 6 if of is None else (of.mean, of.t[1] - of.mean, *of.bca, of.median, of.iqm)
             names = ("mean", "ci95", "bca_low", "bca_high", "median", "iqm")
@@ -157,38 +156,9 @@ def _latex(groups: Sequence[Group]) -> str:
     import pandas
 
     shown = _shown(groups)
-    rows = [[g.label, len(g.runs), *(cell(c, g.interval(c)) for c in shown)] for g in _by_accuracy(groups)]
+    rows = [[g.label, len(g.runs), *(cell(c, g.interval(c)) for c in shown)] for g in by_accuracy(groups)]
     frame = pandas.DataFrame(rows, columns=["configuration", "seeds", *(HEADS.get(c, c) for c in shown)])
     return frame.to_latex(index=False, escape=True, column_format="lr" + "r" * len(shown)).replace("±", r"$\pm$")
-
-
-def find_runs(
-    folders: Sequence[Path], console: Console, left_out: list[tuple[str, str]] | None = None
-) -> list[dict[str, Any]]:
-    """Return every complete result below `folders`, each file once; name those that are not complete, and note them."""
-    found: dict[Path, dict[str, Any]] = {}
-    noted = [] if left_out is None else left_out
-    for folder in folders:
-        if not folder.exists():
-            raise UsageError(f"{folder}: there is no such folder. Expected the folder of a run or a sweep.")
-        for path in sorted(folder.rglob(results.NAME)):
-            try:
-                content = results.read(path.parent)
-            except (ValueError, OSError) as error:
-                console.print(f"[yellow]left out: {escape(str(path))}: {escape(str(error))}[/]", soft_wrap=True)
-                noted.append((str(path), str(error)))
-                continue
-            if content["status"] == "complete":
-                found[path.resolve()] = content | {"folder": str(path.parent)}
-            else:
-                console.print(f"[yellow]left out: {escape(str(path.parent))} is {content['status']}[/]", soft_wrap=True)
-                noted.append((str(path.parent), f"is {content['status']}"))
-    if not found:
-        where = ", ".join(map(str, folders))
-        raise UsageError(
-            f"No complete run below {where}: expected a {results.NAME} that says so; resume=FOLDER goes on with a run."
-        )
-    return list(found.values())
 
 
 def _remarks(groups: list[Group]) -> Iterator[str]:
@@ -206,10 +176,6 @@ def _shown(groups: Sequence[Group]) -> list[str]:
     return [c for c in COLUMNS if any(g.interval(c) for g in groups) and not (c == "usd" and free)]
 
 
-def _by_accuracy(groups: Sequence[Group]) -> list[Group]:
-    return sorted(groups, key=lambda g: -(g.interval("accuracy") or (0, 0))[0])
-
-
 def _table(groups: list[Group]) -> Table:
     shown = _shown(groups)
     table = Table(
@@ -221,7 +187,7 @@ def _table(groups: list[Group]) -> Table:
     table.add_column("seeds", justify="right", no_wrap=True)
     for column in shown:
         table.add_column(HEADS.get(column, column), justify="right", no_wrap=True)
-    for group in _by_accuracy(groups):
+    for group in by_accuracy(groups):
         table.add_row(
             escape(group.label), str(len(group.runs)), *(cell(column, group.interval(column)) for column in shown)
         )

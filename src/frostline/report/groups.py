@@ -1,6 +1,7 @@
 """Runs of one configuration as a group: what they have in common, what they are called, their means and intervals."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +34,17 @@ class Group:
 
     def values(self, column: str) -> list[float]:
         """Return the column's value of each run that has one. Costs are those of learning, without evaluation."""
-        found = [_value(run, column) for run in self.runs]
-        return [v for v in found if v is not None]
+        return list(self.by_seed(column).values())
+
+    def mean(self, column: str) -> float:
+        """Return the mean over seeds; NaN where no run has a value."""
+        values = self.values(column)
+        return float(np.mean(values)) if values else np.nan
 
     def interval(self, column: str) -> tuple[float, float] | None:
         """Return the mean and the half-width of its 95 % confidence interval (Student's t; NaN for a single run)."""
         values = self.values(column)
-        return (float(np.mean(values)), half_width(values)) if values else None
+        return (self.mean(column), half_width(values)) if values else None
 
     def by_seed(self, column: str) -> dict[int, float]:
         """Return the column's value of each run that has one, by its seed."""
@@ -86,12 +91,24 @@ def _tell_streams_apart(groups: list[Group]) -> None:
             same.append(key)
         if number := same.index(key):
             group.stream += f" ({number + 1})"
-    for stream in dict.fromkeys(group.stream for group in groups):
-        own = [group for group in groups if group.stream == stream]
+    for own in by_stream(groups).values():
         flats = [_settings(group.runs[0]["config"]) for group in own]
         varying = [key for key in _varying(flats) if not _of_stream(key)]
         for group, flat in zip(own, flats, strict=True):
             group.method = _label(flat, varying)
+
+
+def by_accuracy(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups, the most accurate first; those without an accuracy last."""
+    return sorted(groups, key=lambda group: -np.nan_to_num(group.mean("accuracy"), nan=-np.inf))
+
+
+def by_stream(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Return the groups of each stream; streams are never compared with each other, nor averaged over."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.stream, []).append(group)
+    return found
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

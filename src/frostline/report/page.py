@@ -14,33 +14,12 @@ import yaml
 
 from frostline.core import metrics
 from frostline.core.files import atomic_write
-from frostline.records.results import TRAINING_PHASES
+from frostline.report.columns import COLUMNS, COSTS
+from frostline.report.figures import cumulative_costs
 from frostline.report.groups import Group, selector_setting
 from frostline.report.statistics import summarise
 
 PARTS = Path(__file__).parent / "page_parts"
-AXES: dict[str, tuple[str, str, bool]] = {  # what a column is called, its unit, whether less is better
-    "accuracy": ("average accuracy at the end", "", False),
-    "average_incremental_accuracy": ("average incremental accuracy", "", False),
-    "learning_accuracy": ("accuracy right after learning", "", False),
-    "learned": ("gain by learning a task", "", False),
-    "worst_case_accuracy": ("worst-case accuracy", "", False),
-    "anytime_accuracy": ("anytime accuracy", "", False),
-    "forgetting": ("forgetting", "", True),
-    "stability_gap": ("stability gap", "", True),
-    "intransigence": ("intransigence", "", True),
-    "held_out_change": ("change on held-out data", "", False),
-    "loss": ("test loss at the end", "", True),
-    "flops": ("operations of learning", "FLOP", True),
-    "of_full": ("share of full fine-tuning's operations", "", True),
-    "seconds": ("seconds of learning", "s", True),
-    "usd": ("price of learning", "USD", True),
-    "energy_joules": ("energy of learning", "J", True),
-    "co2e_kg": ("carbon of learning", "kg", True),
-    "peak_memory_bytes": ("peak memory of learning", "B", True),
-    "stored_bytes": ("bytes stored between tasks", "B", True),
-}
-COSTS = ("flops", "of_full", "seconds", "usd", "energy_joules", "co2e_kg", "peak_memory_bytes", "stored_bytes")
 OVER_TIME = ("flops", "seconds")
 DIGITS = 5
 
@@ -75,11 +54,11 @@ def page_data(groups: Sequence[Group]) -> dict[str, Any]:
     """Return what the page shows, as plain values: axes, streams, a record a group."""
     streams = list(dict.fromkeys(group.stream for group in groups))
     records = [_record(group, streams.index(group.stream)) for group in groups]
-    known = [key for key in AXES if any(key in record["axes"] for record in records)]
+    known = [key for key in COLUMNS if any(key in record["axes"] for record in records)]
     idle = [key for key in ("usd", "stored_bytes") if not any(r["axes"].get(key, [0])[0] for r in records)]
     known = [key for key in known if key not in idle]  # without a price, or with nothing kept, they say nothing
     return {
-        "axes": {key: dict(zip(("label", "unit", "less"), AXES[key], strict=True)) for key in known},
+        "axes": {key: dict(zip(("label", "unit", "less"), COLUMNS[key], strict=True)) for key in known},
         "costs": [key for key in COSTS if key in known],
         "streams": [_stream(name, next(g for g in groups if g.stream == name)) for name in streams],
         "groups": records,
@@ -103,11 +82,11 @@ def _record(group: Group, stream: int) -> dict[str, Any]:
         "selector": kind,
         "setting": setting,
         "seeds": [run["seed"] for run in group.runs],
-        "axes": {key: _spread(values) for key in AXES if (values := group.values(key))},
+        "axes": {key: _spread(values) for key in COLUMNS if (values := group.values(key))},
         "matrix": _numbers(R.mean(0)),
         "within": _within(first),
         "over_time": {
-            key: _numbers(np.mean([_cumulative(run, key) for run in group.runs], axis=0)) for key in OVER_TIME
+            key: _numbers(np.mean([cumulative_costs(run, key) for run in group.runs], axis=0)) for key in OVER_TIME
         },
         "bill": _bill(group),
         "retrained": [{k: _number(v) for k, v in shares.items()} for shares in first.get("retrained", [])],
@@ -119,17 +98,8 @@ def _record(group: Group, stream: int) -> dict[str, Any]:
 
 def _spread(values: Sequence[float]) -> list[float | None]:
     """Return mean, the ends of Student's and of the bootstrap's interval, median and interquartile mean."""
-    found = summarise(values, resamples=999)
+    found = summarise(values)
     return [_number(v) for v in (found.mean, *found.t, *found.bca, found.median, found.iqm)]
-
-
-def _cumulative(run: dict[str, Any], column: str) -> np.ndarray:
-    """Return what learning had cost after each task."""
-    spent = np.zeros(len(run["stream"]["tasks"]))
-    for row in run["ledger"]:
-        if row["phase"] in TRAINING_PHASES and row["task"] is not None:
-            spent[row["task"]] += row[column] or 0
-    return spent.cumsum()
 
 
 def _bill(group: Group) -> dict[str, dict[str, list[float | None]]]:

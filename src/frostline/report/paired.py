@@ -6,36 +6,23 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from frostline.core.checks import UsageError
 from frostline.report import statistics
-from frostline.report.groups import Group
-from frostline.report.statistics import FEW, Difference, Ranking
+from frostline.report.columns import less_is_better
+from frostline.report.groups import Group, by_stream
+from frostline.report.statistics import ALPHA, FEW, Difference
 
-LOWER = (
-    "forgetting",
-    "intransigence",
-    "flops",
-    "of_full",
-    "seconds",
-    "usd",
-    "energy_joules",
-    "co2e_kg",
-    "stored_bytes",
-    "peak_memory_bytes",
-)
-ALPHA = 1 - statistics.LEVEL
 MOST_SENTENCES = 6
 MOST_PAIRS = 45  # more are not compared all with all, but each with the best
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One configuration against another in one thing. a is the one with the higher accuracy."""
+    """One configuration against another in one thing. a is the one that is better on average."""
 
     a: Group
     b: Group
@@ -47,12 +34,18 @@ class Pair:
     margin: float | None = None
     no_worse: float = np.nan  # p of 'the cheaper falls short by the margin'
 
+    @property
+    def cheaper(self) -> Group:
+        """The one that takes fewer operations; b where they take the same."""
+        return self.b if (self.price or 1) >= 1 else self.a
+
 
 def pairs(groups: Sequence[Group], column: str = "accuracy", margin: float | None = None) -> list[Pair]:
     """Return the pairs of each stream's groups, Holm's correction over all of them; UsageError where none can be made."""
     found: list[Pair] = []
-    for stream in dict.fromkeys(g.stream for g in groups):
-        mine = sorted((g for g in groups if g.stream == stream and g.by_seed(column)), key=lambda g: _rank(g, column))
+    sign = 1 if less_is_better(column) else -1
+    for own in by_stream(groups).values():
+        mine = sorted((g for g in own if g.values(column)), key=lambda g: sign * g.mean(column))
         whole = len(mine) * (len(mine) - 1) // 2 <= MOST_PAIRS
         for a, b in combinations(mine, 2) if whole else ((mine[0], other) for other in mine[1:]):
             if pair := _pair(a, b, column, margin):
@@ -67,11 +60,6 @@ def pairs(groups: Sequence[Group], column: str = "accuracy", margin: float | Non
     return found
 
 
-def _rank(group: Group, column: str) -> float:
-    mean = float(np.mean(list(group.by_seed(column).values())))
-    return mean if column in LOWER else -mean
-
-
 def _pair(a: Group, b: Group, column: str, margin: float | None) -> Pair | None:
     values_a, values_b = a.by_seed(column), b.by_seed(column)
     seeds = sorted(values_a.keys() & values_b.keys())
@@ -81,10 +69,10 @@ def _pair(a: Group, b: Group, column: str, margin: float | None) -> Pair | None:
     flops_a, flops_b = a.by_seed("flops"), b.by_seed("flops")
     if all(flops_a.get(s) and flops_b.get(s) for s in seeds):
         price = float(np.mean([flops_a[s] for s in seeds]) / np.mean([flops_b[s] for s in seeds]))
-    cheaper, dearer = (y, x) if (price or 1) >= 1 else (x, y)
-    sign = -1 if column in LOWER else 1
     short = np.nan
     if margin is not None:
+        sign = -1 if less_is_better(column) else 1
+        cheaper, dearer = (y, x) if (price or 1) >= 1 else (x, y)
         short = statistics.no_worse(sign * np.array(cheaper), sign * np.array(dearer), margin)
     return Pair(
         a,
@@ -107,13 +95,13 @@ def sentences(found: Sequence[Pair]) -> Iterator[str]:
 
 def _verdict(pair: Pair, count: int) -> str:
     d, name = pair.found, pair.column.replace("_", " ")
-    word = "lower" if pair.column in LOWER else "higher"
+    word = "lower" if less_is_better(pair.column) else "higher"
     left = f"; seeds {_seeds(pair.unpaired)} have no counterpart" if pair.unpaired else ""
     if not d.mean and not d.p < 1:
         return (
             f"No difference in {name} between {pair.a.method} and {pair.b.method} (seeds {_seeds(pair.seeds)}{left})."
         )
-    what = f"{pair.a.method} has the {word} {name} than {pair.b.method}, by {abs(d.mean):.3g}".replace("the ", "", 1)
+    what = f"{pair.a.method} has {word} {name} than {pair.b.method}, by {abs(d.mean):.3g}"
     if d.count == 1:
         return f"{what}; of one seed ({pair.seeds[0]}{left}), which says nothing about others."
     low, high = sorted((abs(d.low), abs(d.high))) if d.low * d.high > 0 else (d.low, d.high)
@@ -138,7 +126,7 @@ def _price(pair: Pair) -> str:
 def _margin(pair: Pair) -> str:
     if pair.margin is None:
         return ""
-    cheaper, dearer = (pair.b, pair.a) if (pair.price or 1) >= 1 else (pair.a, pair.b)
+    cheaper, dearer = pair.cheaper, pair.a if pair.cheaper is pair.b else pair.b
     if np.isnan(pair.no_worse):
         return f" One seed cannot show whether {cheaper.method} is within {pair.margin:g}."
     shown = "shown" if pair.no_worse < ALPHA else "not shown"
@@ -159,7 +147,7 @@ def pairs_table(found: Sequence[Pair]) -> Table:
     for head in heads:
         table.add_column(head, overflow="fold")
     for p in found:
-        d, cheaper = p.found, (p.b if (p.price or 1) >= 1 else p.a)
+        d, cheaper = p.found, p.cheaper
         cells = [
             escape(p.a.method), escape(p.b.method), f"{d.mean:.3g}", f"{d.low:.3g} to {d.high:.3g}",
             f"{d.holm:.2g}{'*' if d.holm < ALPHA else ''}", str(d.count), "-" if p.price is None else f"{p.price:.2f}",
@@ -174,48 +162,6 @@ def pairs_table(found: Sequence[Pair]) -> Table:
             f"{fewest.count} pairs cannot come below p = {fewest.least_p:.2g}; six can, more where many are compared"
         )
     return table
-
-
-def over_streams(groups: Sequence[Group], column: str = "accuracy") -> Ranking | None:
-    """Rank the methods that every stream has; None where there are fewer than two streams or three such methods."""
-    scores = {
-        (g.stream, g.method): float(np.mean(list(values.values()))) for g in groups if (values := g.by_seed(column))
-    }
-    streams = list(dict.fromkeys(stream for stream, _ in scores))
-    methods = [m for m in dict.fromkeys(m for _, m in scores) if all((s, m) in scores for s in streams)]
-    if len(streams) < 2 or len(methods) < 3:
-        return None
-    sign = -1 if column in LOWER else 1
-    return statistics.ranking(methods, sign * np.array([[scores[s, m] for m in methods] for s in streams]))
-
-
-def ranking_sentence(found: Ranking, streams: int) -> str:
-    """Return what the ranks over several streams say."""
-    order = np.argsort(found.ranks)
-    ranks = ", ".join(f"{found.methods[i]} {found.ranks[i]:.2f}" for i in order)
-    best, apart = order[0], [i for i in order[1:] if found.pairs[order[0], i] < ALPHA]
-    told = ", ".join(found.methods[i] for i in apart) or "none"
-    few = ", few streams" if streams < FEW else ""
-    return (
-        f"Mean ranks over {streams} streams{few} (1 is best): {ranks}. Friedman's p = {found.friedman:.2g}; by Nemenyi's test "
-        f"{found.methods[best]} is told apart from: {told}."
-    )
-
-
-def ranking_figure(found: Ranking) -> Figure:
-    """Return the critical-difference diagram: methods at their mean ranks, a bar over those not told apart."""
-    import pandas
-    from scikit_posthocs import critical_difference_diagram
-
-    figure = Figure(figsize=(8.4, 1.6 + 0.22 * len(found.methods)), layout="constrained")
-    ranks = pandas.Series(found.ranks, index=found.methods)
-    pairs = pandas.DataFrame(found.pairs, index=found.methods, columns=found.methods)
-    axes = figure.add_subplot()
-    critical_difference_diagram(
-        ranks, pairs, ax=axes, label_fmt_left="{label} ({rank:.2f})", label_fmt_right="({rank:.2f}) {label}"
-    )
-    axes.set_title("mean rank; a bar joins what Nemenyi's test does not tell apart", fontsize=9)
-    return figure
 
 
 def _seeds(seeds: Sequence[int]) -> str:

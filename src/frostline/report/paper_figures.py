@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from frostline.core import metrics
-from frostline.report.groups import REFERENCE, Group, selector_setting
-from frostline.report.paired import LOWER
+from frostline.report.columns import less_is_better
+from frostline.report.groups import REFERENCE, Group, by_accuracy, by_stream, selector_setting
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#777777")  # Okabe and Ito's
 MARKERS, HATCHES = "osD^PX*v", ("", "///", "...", "xx", "--", "||", "++", "\\\\\\")
@@ -21,9 +21,8 @@ MOST_BARS, MOST_LINES, MOST_NAMES = 30, 8, 12
 
 def paper_figures(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
     """Yield the name and the figure of each, for each stream; streams are numbered where there are several."""
-    streams = list(dict.fromkeys(group.stream for group in groups))
-    for number, stream in enumerate(streams):
-        own = [group for group in groups if group.stream == stream]
+    streams = by_stream(groups)
+    for number, (stream, own) in enumerate(streams.items()):
         after = f"_{number + 1}" if len(streams) > 1 else ""
         for name, figure in (
             ("frontier", frontier),
@@ -39,18 +38,15 @@ def paper_figures(groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
 def front(groups: Sequence[Group], x: str, y: str) -> list[Group]:
     """Return the groups that no other beats in both means, by what they take; joint training is no choice."""
 
-    def mean(group: Group, column: str) -> float:
-        value = float(np.mean(group.values(column)))
-        return value if column in LOWER else -value
-
+    signs = [1 if less_is_better(column) else -1 for column in (x, y)]
     known = [g for g in groups if g.strategy != REFERENCE and g.values(x) and g.values(y)]
-    points = np.array([[mean(g, x), mean(g, y)] for g in known]).reshape(-1, 2)
+    points = np.array([[g.mean(x), g.mean(y)] for g in known]).reshape(-1, 2) * signs
     best = [
         g
         for g, point in zip(known, points, strict=True)
         if not ((points <= point).all(1) & (points < point).any(1)).any()
     ]
-    return sorted(best, key=lambda g: float(np.mean(g.values(x))))
+    return sorted(best, key=lambda g: g.mean(x))
 
 
 def frontier(groups: Sequence[Group]) -> Figure | None:
@@ -67,7 +63,7 @@ def frontier(groups: Sequence[Group]) -> Figure | None:
             **_look(group, groups),
         )  # fmt: skip
     best = front(shown, "flops", "accuracy")
-    points = [(float(np.mean(g.values("flops"))), float(np.mean(g.values("accuracy")))) for g in best]
+    points = [(g.mean("flops"), g.mean("accuracy")) for g in best]
     axes.plot(*zip(*points, strict=True), ":", color="#5c6670", linewidth=1, zorder=0)
     named: list[np.ndarray] = []
     for group, point in zip(best, points, strict=True):
@@ -99,8 +95,8 @@ def cost_curves(groups: Sequence[Group]) -> Figure | None:
     for place, column in enumerate(("accuracy", "forgetting")):
         axes = _plain(figure.add_subplot(1, 2, place + 1))
         for (strategy, selector), members in groupby(sorted(shown, key=kind), kind):
-            own = sorted((g for g in members if g.values(column)), key=lambda g: float(np.mean(g.values("of_full"))))
-            x, y = ([float(np.mean(g.values(c))) for g in own] for c in ("of_full", column))
+            own = sorted((g for g in members if g.values(column)), key=lambda g: g.mean("of_full"))
+            x, y = ([g.mean(c) for g in own] for c in ("of_full", column))
             if own:
                 look = _look(own[0], groups)
                 axes.plot(
@@ -122,7 +118,7 @@ def cost_curves(groups: Sequence[Group]) -> Figure | None:
 
 def bill(groups: Sequence[Group]) -> Figure | None:
     """Return the operations of each phase, a bar a configuration, those of the highest accuracy."""
-    ranked = sorted(groups, key=lambda g: -(g.interval("accuracy") or (0.0, 0))[0])[:MOST_BARS][::-1]
+    ranked = by_accuracy(groups)[:MOST_BARS][::-1]
     figure, axes = _axes(height=1.0 + 0.2 * len(ranked))
     spent = [_by_phase(group) for group in ranked]
     left = np.zeros(len(ranked))
@@ -141,7 +137,7 @@ def bill(groups: Sequence[Group]) -> Figure | None:
 
 def forgotten(groups: Sequence[Group]) -> Figure | None:
     """Return the forgetting of each task at the end, of the most accurate configurations."""
-    ranked = sorted(groups, key=lambda g: -(g.interval("accuracy") or (0.0, 0))[0])
+    ranked = by_accuracy(groups)
     figure, axes = _axes()
     for n, group in enumerate([g for g in ranked if g.values("forgetting")][:MOST_LINES]):
         R = np.stack([metrics.matrix(run["accuracy"]) for run in group.runs])

@@ -11,11 +11,10 @@ from rich.table import Table
 from scipy import stats
 
 from frostline.core.checks import UsageError, in_range, one_of
-from frostline.report.compare import find_runs
+from frostline.report.columns import COLUMNS, COSTS, less_is_better
 from frostline.report.console import wide_console
-from frostline.report.groups import REFERENCE, Group, group_runs
-from frostline.report.page import AXES, COSTS
-from frostline.report.paired import LOWER
+from frostline.report.finding import find_runs
+from frostline.report.groups import REFERENCE, Group, by_stream, group_runs
 from frostline.report.statistics import FEW
 
 MOST_ROWS = 10
@@ -77,7 +76,7 @@ def recommend(
 
     max_cost: in the column `cost`, by default the share of full fine-tuning's operations. prefer: the column to be best in.
     """
-    one_of("--prefer", prefer, AXES)
+    one_of("--prefer", prefer, COLUMNS)
     one_of("--cost", cost, COSTS)
     in_range("--max-cost", max_cost, 0, above=True)
     wanted = ((cost, max_cost, False), ("forgetting", max_forgetting, False), ("accuracy", min_accuracy, True))
@@ -85,8 +84,8 @@ def recommend(
     console = wide_console()
     groups = group_runs(find_runs(folders, console))
     found: list[Choice] = []
-    for stream in dict.fromkeys(g.stream for g in groups):
-        mine = choices([g for g in groups if g.stream == stream], bounds, prefer, cost)
+    for stream, own in by_stream(groups).items():
+        mine = choices(own, bounds, prefer, cost)
         within = [c for c in mine if all(b.kept(m) for b, m in zip(bounds, c.means, strict=True))]
         console.print(_table(stream, within or mine, bounds, prefer, cost, bool(within)))
         for text in advice(mine, within, bounds, prefer, cost):
@@ -105,11 +104,9 @@ def choices(groups: Sequence[Group], bounds: Sequence[Bound], prefer: str, cost:
     made = []
     for g in chosen:
         sure = [b.certainty(g.values(b.column)) for b in bounds]
-        means = [float(np.mean(g.values(b.column))) for b in bounds]
-        made.append(
-            Choice(g, float(np.mean(g.values(prefer))), float(np.mean(g.values(cost))), means, min(sure, default=1.0))
-        )
-    return sorted(made, key=lambda c: (c.preferred if prefer in LOWER else -c.preferred, c.cost))
+        means = [g.mean(b.column) for b in bounds]
+        made.append(Choice(g, g.mean(prefer), g.mean(cost), means, min(sure, default=1.0)))
+    return sorted(made, key=lambda c: (c.preferred if less_is_better(prefer) else -c.preferred, c.cost))
 
 
 def advice(
@@ -126,7 +123,7 @@ def advice(
     best, name = within[0], prefer.replace("_", " ")
     price = f"{cost.replace('_', ' ')} {best.cost:.3g}"
     yield f"Take {best.group.method}: {name} {best.preferred:.3g} at {price}{_surely(best, said)}."
-    better = (lambda a, b: a < b) if prefer in LOWER else (lambda a, b: a > b)
+    better = (lambda a, b: a < b) if less_is_better(prefer) else (lambda a, b: a > b)
     cheaper = [c for c in within if c.cost < best.cost] or [c for c in every if c.cost < best.cost]
     if cheaper:
         yield f"Next cheaper: {_change(cheaper[0], best, bounds, name)}"
@@ -164,7 +161,7 @@ def _table(
     for head in ("configuration", "seeds", *columns, "certainty"):
         table.add_column(head, justify="left" if head == "configuration" else "right")
     for c in shown[:MOST_ROWS]:
-        means = [f"{np.mean(c.group.values(column)):.3g}" for column in columns]
+        means = [f"{c.group.mean(column):.3g}" for column in columns]
         sure = "-" if np.isnan(c.certainty) else f"{c.certainty:.2g}"
         table.add_row(escape(c.group.method), str(len(c.group.runs)), *means, sure)
     if len(shown) > MOST_ROWS:

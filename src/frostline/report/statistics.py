@@ -10,6 +10,7 @@ from scipy import stats
 from scipy.special import stdtrit
 
 LEVEL = 0.95
+ALPHA = 1 - LEVEL
 RESAMPLES = 9999  # of the bootstrap and, where there are more arrangements than that, of the permutation test
 FEW = 5  # runs, below which that is said
 
@@ -126,24 +127,3 @@ def no_worse(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, m
         warnings.simplefilter("ignore", RuntimeWarning)
         test: Any = stats.ttest_1samp(d, -margin, alternative="greater")
     return float(test.pvalue)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Mean ranks of methods over streams (1 is best), Friedman's p, and Nemenyi's p for each pair [M, M]."""
-
-    methods: list[str]
-    ranks: np.ndarray
-    friedman: float
-    pairs: np.ndarray
-
-
-def ranking(methods: Sequence[str], scores: np.ndarray) -> Ranking:
-    """Rank methods by scores [streams, methods], higher is better (Demsar 2006, JMLR 7: 1-30)."""
-    from scikit_posthocs import posthoc_nemenyi_friedman
-
-    ranks = stats.rankdata(-scores, axis=1).mean(0)
-    test: Any = stats.friedmanchisquare(*scores.T)
-    return Ranking(
-        list(methods), ranks, float(test.pvalue), np.asarray(posthoc_nemenyi_friedman(scores), dtype=np.float64)
-    )
