@@ -30,7 +30,6 @@ from frostline.report.paired import MOST_SENTENCES, Pair, pairs, pairs_table, se
 from frostline.report.paired import as_rows as pair_rows
 from frostline.report.ranking import over_streams, ranking_figure, ranking_sentence
 from frostline.report.repricing import reprice
-from frostline.report.statistics import summarise as summary
 from frostline.report.tables import si
 
 COLUMNS = ("accuracy", "learned", "forgetting", "intransigence", "flops", "of_full", "seconds", "usd")
@@ -134,7 +133,7 @@ def as_rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
     for group in groups:
         row: dict[str, Any] = {"configuration": group.label, "stream": group.stream, "seeds": len(group.runs)}
         for column in (c for c in KNOWN if any(g.values(c) for g in groups)):
-            of = summary(values) if (values := group.values(column)) else None
+            of = group.summary(column)
             parts = (None,) * 6 if of is None else (of.mean, of.t[1] - of.mean, *of.bca, of.median, of.iqm)
             names = ("mean", "ci95", "bca_low", "bca_high", "median", "iqm")
             row |= {f"{column}_{name}": value for name, value in zip(names, parts, strict=True)}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from frostline.core import metrics
 from frostline.records import results
 from frostline.report.outcome import outcome
-from frostline.report.statistics import half_width
+from frostline.report.statistics import Summary, half_width, summarise
 
 IGNORED = (
     "seed", "resume", "figures", "cost", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
@@ -31,6 +31,7 @@ class Group:
     strategy: str = ""
     stream: str = ""  # which it learned, and how that differs from others of the same name
     method: str = ""  # the label without what is the stream's
+    _summaries: dict[str, Summary] = field(default_factory=dict)  # the bootstrap takes its time
 
     def values(self, column: str) -> list[float]:
         """Return the column's value of each run that has one. Costs are those of learning, without evaluation."""
@@ -45,6 +46,12 @@ class Group:
         """Return the mean and the half-width of its 95 % confidence interval (Student's t; NaN for a single run)."""
         values = self.values(column)
         return (self.mean(column), half_width(values)) if values else None
+
+    def summary(self, column: str) -> Summary | None:
+        """Return what the column's values come to; None where no run has one."""
+        if column not in self._summaries and (values := self.values(column)):
+            self._summaries[column] = summarise(values)
+        return self._summaries.get(column)
 
     def by_seed(self, column: str) -> dict[int, float]:
         """Return the column's value of each run that has one, by its seed."""

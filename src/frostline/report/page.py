@@ -17,7 +17,7 @@ from frostline.core.files import atomic_write
 from frostline.report.columns import COLUMNS, COSTS
 from frostline.report.figures import cumulative_costs
 from frostline.report.groups import Group, selector_setting
-from frostline.report.statistics import summarise
+from frostline.report.statistics import Summary
 
 PARTS = Path(__file__).parent / "page_parts"
 OVER_TIME = ("flops", "seconds")
@@ -82,7 +82,7 @@ def _record(group: Group, stream: int) -> dict[str, Any]:
         "selector": kind,
         "setting": setting,
         "seeds": [run["seed"] for run in group.runs],
-        "axes": {key: _spread(values) for key in COLUMNS if (values := group.values(key))},
+        "axes": {key: _spread(found) for key in COLUMNS if (found := group.summary(key))},
         "matrix": _numbers(R.mean(0)),
         "within": _within(first),
         "over_time": {
@@ -96,9 +96,8 @@ def _record(group: Group, stream: int) -> dict[str, Any]:
     }
 
 
-def _spread(values: Sequence[float]) -> list[float | None]:
+def _spread(found: Summary) -> list[float | None]:
     """Return mean, the ends of Student's and of the bootstrap's interval, median and interquartile mean."""
-    found = summarise(values)
     return [_number(v) for v in (found.mean, *found.t, *found.bca, found.median, found.iqm)]
 
 

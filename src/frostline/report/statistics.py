@@ -32,8 +32,8 @@ class Summary:
     bca: tuple[float, float]
 
 
-def summarise(values: Sequence[float], resamples: int = RESAMPLES) -> Summary:
-    """Return the summary of some values. resamples: of the bootstrap."""
+def summarise(values: Sequence[float]) -> Summary:
+    """Return the summary of some values."""
     x = np.asarray(values, dtype=np.float64)
     mean = float(x.mean())
     half = half_width(x)
@@ -43,7 +43,7 @@ def summarise(values: Sequence[float], resamples: int = RESAMPLES) -> Summary:
         float(np.median(x)),
         float(stats.trim_mean(x, 0.25)),
         (mean - half, mean + half),
-        bca_interval(x, resamples),
+        bca_interval(x),
     )
 
 
@@ -54,7 +54,7 @@ def half_width(values: Sequence[float] | np.ndarray) -> float:
     return float(stdtrit(len(values) - 1, (1 + LEVEL) / 2) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def bca_interval(values: Sequence[float] | np.ndarray, resamples: int = RESAMPLES) -> tuple[float, float]:
+def bca_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """Return the bootstrap's 95 % interval of the mean, the same at every call."""
     x = np.asarray(values, dtype=np.float64)
     if len(x) < 2:
@@ -62,7 +62,7 @@ def bca_interval(values: Sequence[float] | np.ndarray, resamples: int = RESAMPLE
     if np.ptp(x) == 0:
         return float(x[0]), float(x[0])
     interval = stats.bootstrap(
-        (x,), np.mean, n_resamples=resamples, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0)
+        (x,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
     return float(interval.low), float(interval.high)
 
