@@ -187,7 +187,7 @@ def test_the_command_is_what_hydra_noted(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- strategy=[replay,ewc]\n- seed=3\n")
     (record,) = page_data(group_runs([content("replay") | {"folder": str(tmp_path)}]))["groups"]
-    assert record["command"] == "python run.py 'strategy=[replay,ewc]' seed=3"
+    assert record["command"] == "frostline run 'strategy=[replay,ewc]' seed=3"
     (record,) = page_data(group_runs([content("replay") | {"folder": str(tmp_path / "gone")}]))["groups"]
     assert record["command"] == ""
 

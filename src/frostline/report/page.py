@@ -121,12 +121,12 @@ def _within(run: dict[str, Any]) -> list[list[float | None]]:
 
 
 def _command(run: dict[str, Any]) -> str:
-    """Return the command that made a run, from what Hydra noted beside it; empty where it was made from Python."""
+    """Return a command that makes the run again, from what Hydra noted beside it; empty where it was made from Python."""
     try:
         noted = yaml.safe_load((Path(run["folder"]) / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
     except (KeyError, OSError, ValueError, yaml.YAMLError):
         return ""
-    return f"python run.py {shlex.join(map(str, noted))}" if isinstance(noted, list) else ""
+    return f"frostline run {shlex.join(map(str, noted))}" if isinstance(noted, list) else ""
 
 
 def _numbers(values: np.ndarray) -> Any:

@@ -115,7 +115,7 @@ function drawFrontier() {
   for (const s of selectors.filter((s) => groups.some((g) => g.selector === s)))
     traces.push({ x: [null], y: [null], mode: "markers", name: text(s), marker: { color: c.faint, symbol: SYMBOLS[selectors.indexOf(s) % SYMBOLS.length], size: 9 } });
   const gone = $("log").checked ? groups.filter((g) => value(g, x) !== null && value(g, x) <= 0).length : 0;
-  Plotly.react("frontier", traces, layout({ xaxis: title(x, gone ? `, ${gone} at 0 not drawn` : ""), yaxis: { ...title(y), type: "linear", ...(over ? { title: { text: `${D.axes[y].label.replace(" at the end", "")} after each task` } } : {}) } }), CONFIG);
+  Plotly.react("frontier", traces, layout({ xaxis: { ...(groups.length < 2 ? { rangemode: "tozero" } : {}), ...title(x, gone ? `, ${gone} at 0 not drawn` : "") }, yaxis: { ...title(y), type: "linear", ...(over ? { title: { text: `${D.axes[y].label.replace(" at the end", "")} after each task` } } : {}) } }), CONFIG);
 }
 const g_over = (x, y) => ["flops", "seconds"].includes(x) && ["accuracy", "forgetting"].includes(y);
 
