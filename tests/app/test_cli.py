@@ -609,3 +609,11 @@ def test_without_a_terminal_a_long_task_says_how_far_it_is(make_run, monkeypatch
     run.observers = [terminal.TerminalReport("finetune")]
     run_stream(run)
     assert re.search(r"task 1/5, \d+ %, loss", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("text", ["{}", "hydra: [", "- 1", "hydra: {overrides: {task: [seed=1]}}"])
+def test_a_damaged_record_of_a_sweep_is_a_message(text, tmp_path):
+    (tmp_path / "multirun.yaml").write_text(text)
+    code, wrong = in_process(f"resume={tmp_path}")
+    assert code == 1
+    assert "is damaged or is not Hydra's record of a sweep" in wrong

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from frostline.app.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, expand, key_of, register
 from frostline.app.explain import explain
 from frostline.app.placing import named, place, refuse_complete, refuse_flags, tidy
+from frostline.app.recorded import recorded
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
 from frostline.report.console import plainly, program
@@ -250,50 +251,8 @@ def _for_resume(arguments: list[str]) -> tuple[list[str], bool]:
     where = str(folder.resolve()).replace("'", "\\'")
     record = folder / "multirun.yaml"
     if record.is_file():
-        return ["-m", *_recorded(record, kept), f"hydra.sweep.dir='{where}'"], True
+        return ["-m", *recorded(record, kept), f"hydra.sweep.dir='{where}'"], True
     return [*kept, f"resume='{where}'", f"hydra.run.dir='{where}'", "hydra.output_subdir=null"], False
-
-
-def _recorded(record: Path, given: list[str]) -> list[str]:
-    """Return the sweep's own arguments in their order, with what is given anew of where and how fast."""
-    stored: Any = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
-    before = [*stored["hydra"]["overrides"]["hydra"], *stored["hydra"]["overrides"]["task"]]
-    before = [a for a in before if key_of(a) not in ("hydra.sweep.dir", "hydra.mode")]
-    for argument in before:
-        if argument not in given:
-            _refuse_what_calls(argument, record)
-    for argument in given:
-        free = (*MAY_CHANGE, "hydra/launcher", "hydra.launcher", "hydra.verbose")
-        if argument not in before and not key_of(argument).startswith(free):
-            raise UsageError(
-                f"{argument}: a sweep goes on as it was started. Expected settings of where and how fast only "
-                f"({', '.join(free)}); leave {key_of(argument)} out, or start a new sweep."
-            )
-    anew = {key_of(argument): argument for argument in given}
-    if anew and "override_dirname" in OmegaConf.to_yaml(stored["hydra"]["sweep"]):
-        # else all runs would begin in new folders
-        if changed := next((key for key in anew if any(key_of(a) == key for a in before)), None):
-            raise UsageError(f"{anew[changed]}: the runs' folders are named by it. Leave it out, or start a new sweep.")
-        left_out = [*stored["hydra"]["job"]["config"]["override_dirname"]["exclude_keys"], *anew]
-        before.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(left_out)}]")
-    return [*(anew.pop(key_of(argument), argument) for argument in before), *anew.values()]
-
-
-HARMLESS = (  # env_set, callbacks, logging and the search path are not
-    "hydra.sweep.", "hydra.run.dir", "hydra.job.name", "hydra.job.chdir", "hydra.job.config.", "hydra.launcher.n_jobs",
-    "hydra.sweeper.params", "hydra.verbose", "hydra/launcher", "hydra/sweeper",
-)  # fmt: skip
-
-
-def _refuse_what_calls(argument: str, record: Path) -> None:
-    """Refuse a stored argument, which may be anybody's, that could name something to be called."""
-    value = argument.partition("=")[2]
-    of_hydra = key_of(argument).startswith("hydra")
-    fine = key_of(argument).startswith(HARMLESS) if of_hydra else not re.search(r"\$\{[^}]*:", value)  # a resolver
-    if "_target_" in argument or not fine:
-        raise UsageError(
-            f"{record} holds {argument}, which may call anything. If it is yours, say it again beside resume=."
-        )
 
 
 def _stop(message: str, code: int = 1) -> NoReturn:

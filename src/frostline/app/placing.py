@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from frostline.core.checks import UsageError
-from frostline.core.files import LOCK
+from frostline.core.files import LOCK, cannot_be_made
 from frostline.loop.settings import TrainerConfig
 
 ASKS_ONLY = ("--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c", "--version", "--shell-completion", "-sc")
@@ -49,9 +49,7 @@ def place(arguments: list[str]) -> tuple[list[str], Path | None]:
         except FileExistsError:
             folder, number = stamp.with_name(f"{stamp.name}-{number}"), number + 1
         except OSError as error:
-            raise UsageError(
-                f"{folder.absolute()} cannot be made ({error.strerror}). Expected a folder to write to: {key}=FOLDER."
-            ) from error
+            raise cannot_be_made(folder, key, error) from error
 
 
 def named(arguments: list[str]) -> Path | None:

@@ -69,6 +69,11 @@ def make_folder(folder: Path, key: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"{folder.absolute()} cannot be made ({error.strerror}). Expected a folder to write to: {key}=FOLDER."
-        ) from error
+        raise cannot_be_made(folder, key, error) from error
+
+
+def cannot_be_made(folder: Path, key: str, error: OSError) -> UsageError:
+    """Return the error that says so."""
+    return UsageError(
+        f"{folder.absolute()} cannot be made ({error.strerror}). Expected a folder to write to: {key}=FOLDER."
+    )
