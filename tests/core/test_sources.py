@@ -1,6 +1,7 @@
 """Sources of batches against each other."""
 
 import itertools
+import os
 
 import pytest
 import torch
@@ -32,6 +33,40 @@ def test_loader_gives_the_same_batches_as_tensors(start, workers):
         for field in ("x", "y", "task", "index"):
             assert torch.equal(getattr(a, field), getattr(b, field))
     assert count == 5 - start
+
+
+class Process(torch.utils.data.Dataset):
+    """Says for each sample which process read it."""
+
+    def __len__(self):
+        return 50
+
+    def __getitem__(self, row):
+        return torch.tensor([row, os.getpid()]), 0
+
+    def digest(self, rows):
+        return "0" * 64
+
+
+@pytest.mark.parametrize(("random", "again"), [(False, True), (True, False)])
+def test_the_same_processes_read_what_does_not_change(random, again):
+    """FAULTS 60: evaluating fifty tasks started fifty times as many pools as there were tasks."""
+    data, y = Process(), torch.zeros(50)
+    tasks = [LoaderSource(data, y, torch.arange(t, 50, 5), t, workers=2, random=random) for t in range(5)]
+    readers = [{pid for batch in task.batches(2) for pid in batch.x[:, 1].tolist()} for task in tasks]
+    assert all(len(reader) == 2 and os.getpid() not in reader for reader in readers)
+    assert len(set.union(*readers)) == (2 if again else 10)
+
+
+def test_two_readings_at_once_do_not_disturb_each_other():
+    data, y = Process(), torch.zeros(50)
+    tasks = [LoaderSource(data, y, torch.arange(t, 50, 5), t, workers=1) for t in range(2)]
+    for _ in range(2):
+        pairs = list(zip(*(task.batches(3) for task in tasks), strict=True))
+        for side, task in enumerate(tasks):
+            assert torch.cat([pair[side].x[:, 0] for pair in pairs]).tolist() == task.rows.tolist()
+    next(iter(tasks[0].batches(3)))  # a reading that ends early
+    assert torch.cat([batch.x[:, 0] for batch in tasks[0].batches(3)]).tolist() == tasks[0].rows.tolist()
 
 
 def test_start_skips_whole_batches():

@@ -15,15 +15,14 @@ from frostline.core.rng import derive, generator
 from frostline.core.types import Batch, batch_of
 
 
-def _rank_within_class(key: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Return each item's place (0, 1, ...) among those of its class in the order of `key`."""
-    order = np.lexsort((key, label))
-    label = label[order]
-    first = np.r_[True, label[1:] != label[:-1]]
-    starts = np.flatnonzero(first)
-    rank = np.empty(len(label), dtype=np.int64)
-    rank[order] = np.arange(len(label)) - starts[np.cumsum(first) - 1]
-    return rank
+def _shares(sizes: np.ndarray, capacity: int) -> tuple[int, int]:
+    """Return how many places each class may have, going round until all are given, and how many places then remain."""
+    rising = np.sort(sizes)
+    # with a share as large as the i-th class, the i classes below are whole and the others have that share
+    filled = np.cumsum(rising) - rising + rising * np.arange(len(rising), 0, -1)
+    whole = int(np.searchsorted(filled, capacity, side="right"))
+    share = (capacity - int(rising[:whole].sum())) // (len(rising) - whole)
+    return share, capacity - int(np.minimum(sizes, share).sum())
 
 
 class Buffer:
@@ -51,6 +50,7 @@ class Buffer:
         self.highest = np.inf  # of the keys
         self.labels = np.empty(0, dtype=np.int64)
         self.columns: dict[str, Tensor] = {}
+        self._places_of: dict[int, np.ndarray] = {}  # each class's, the lowest keys first; only for the rules by class
         self._keys = np.random.Generator(np.random.PCG64(derive(seed, "buffer-keys")))
         self._draws = generator(seed, "buffer-draws")
 
@@ -69,18 +69,49 @@ class Buffer:
         fresh = order if order is not None else -arrivals if self.rule == "ring" else self._keys.random(len(batch))
         if self.rule == "reservoir" and len(self) == self.capacity and fresh.min(initial=np.inf) > self.highest:
             return  # none of them stays: after many samples that is nearly always so
-        keys = np.r_[self.keys, fresh]
-        labels = np.r_[self.labels, self._classes(batch)]
-        first = 0 if self.rule == "reservoir" else _rank_within_class(keys, labels)
-        kept = np.zeros(len(keys), dtype=bool)
-        if self.rule == "reservoir" and len(keys) > self.capacity:
-            kept[np.argpartition(keys, self.capacity)[: self.capacity]] = True
+        keys, held = np.r_[self.keys, fresh], len(self)
+        if self.rule != "reservoir":
+            dropped = self._beyond_their_share(keys, self._classes(batch))
+        elif len(keys) > self.capacity:
+            dropped = np.argpartition(keys, self.capacity)[self.capacity :]
         else:
-            kept[np.lexsort((keys, np.broadcast_to(first, keys.shape)))[: self.capacity]] = True
-        held = len(self)
+            dropped = np.empty(0, dtype=np.int64)
+        kept = np.ones(len(keys), dtype=bool)
+        kept[dropped] = False
         rows = np.flatnonzero(kept[held:])
-        free = np.r_[np.flatnonzero(~kept[:held]), np.arange(held, self.capacity)][: len(rows)]
+        free = np.r_[np.sort(dropped[dropped < held]), np.arange(held, self.capacity)][: len(rows)]
         self._put(batch, rows, free, fresh)
+        if self.rule != "reservoir":
+            self._settle(held, rows, free)
+
+    def _beyond_their_share(self, keys: np.ndarray, arrived: np.ndarray) -> np.ndarray:
+        """Return the places, counted on into the arrivals, of what no longer fits; only the classes that arrive are sorted."""
+        places = self._places_of
+        for label in np.unique(arrived).tolist():
+            new = len(self) + np.flatnonzero(arrived == label)
+            own = np.r_[places.get(label, new[:0]), new]
+            places[label] = own[np.argsort(keys[own], kind="stable")]
+        if len(keys) <= self.capacity:
+            return np.empty(0, dtype=np.int64)
+        share, rest = _shares(np.array([len(own) for own in places.values()]), self.capacity)
+        more = np.array([own[share] for own in places.values() if len(own) > share], dtype=np.int64)
+        more = set(more[np.lexsort((more, keys[more]))[:rest]].tolist())
+        dropped = []
+        for label, own in places.items():
+            if len(own) > share:
+                size = share + (int(own[share]) in more)
+                dropped.append(own[size:])
+                places[label] = own[:size]
+        return np.concatenate(dropped)
+
+    def _settle(self, held: int, rows: np.ndarray, slots: np.ndarray) -> None:
+        """Call the arrivals by their places; equal keys go by place, so that a restored memory goes on as this one does."""
+        place = np.arange(held + int(rows.max(initial=-1)) + 1)
+        place[held + rows] = slots
+        for label in np.unique(self.labels[slots]).tolist():
+            own = place[self._places_of[label]]
+            equal = (np.diff(self.keys[own]) == 0).any()
+            self._places_of[label] = own[np.lexsort((own, self.keys[own]))] if equal else own
 
     def _put(self, batch: Batch, rows: np.ndarray, slots: np.ndarray, keys: np.ndarray) -> None:
         """Copy rows of a batch to slots, which may be the next free ones."""
@@ -175,6 +206,10 @@ class Buffer:
             self.columns[name][: len(held)] = held
         self.keys, self.labels = state["keys"].numpy().copy(), state["labels"].numpy().copy()
         self.seen, self.highest = state["seen"], float(self.keys.max(initial=-np.inf))
+        if self.rule not in ("reservoir", "gss"):
+            order = np.lexsort((self.keys, self.labels))
+            labels, starts = np.unique(self.labels[order], return_index=True)
+            self._places_of = dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))
         full: Any = self._keys.bit_generator.state
         full["state"] = dict(zip(("state", "inc"), map(int, state["key_generator"]), strict=True))
         self._keys.bit_generator.state = full

@@ -81,21 +81,44 @@ class LoaderSource:
         """Yield the same batches as TensorSource would; the labels and ids never leave this process."""
         order = torch.arange(len(self)) if order is None else order
         parts = list(order[start * size :].split(size)) if len(order) > start * size else []
-        read: Any = (
-            [torch.empty((len(part), 0)) for part in parts]
-            if not samples
-            else DataLoader(
-                self.dataset,
-                batch_sampler=[self.rows[part].tolist() for part in parts],
-                num_workers=self._workers(len(order) - start * size),
-                collate_fn=_stack,
-                pin_memory=self.device.type == "cuda",
-                generator=generator("loader", start, *order[:2].tolist()),  # torch's own is the model's
-            )
-        )
+        if samples:
+            workers = self._workers(len(order) - start * size)
+            noise = generator("loader", start, *order[:2].tolist())  # torch's own is the model's
+            read = self._read([self.rows[part].tolist() for part in parts], workers, noise)
+        else:
+            read = (torch.empty((len(part), 0)) for part in parts)
         for part, x in zip(parts, _in_short(read), strict=True):
             task, rows = self.task[part], self.rows[part]
             yield Batch(x, self.labels[part], task, ids(task, rows)).to(self.device)
+
+    def _read(self, batches: list[list[int]], workers: int, noise: torch.Generator) -> Iterator[Tensor]:
+        """Yield the samples of each batch; the processes that read the same data set before are asked again.
+
+        Starting a few takes as long as reading hundreds of images, and a stream of T tasks is evaluated T * T / 2 times.
+        Samples that may differ at each reading want new ones, whose draws follow from `noise` alone: these are all but
+        those of a data set that says a digest of itself.
+        """
+        pinned = self.device.type == "cuda"
+        lasting = workers > 0 and not self.random and callable(getattr(self.dataset, "digest", None))
+        wanted = (self.dataset, workers, pinned)
+        before, loader = _idle.pop() if _idle and lasting else (None, None)
+        if loader is None or before != wanted:
+            loader = DataLoader(
+                self.dataset,
+                batch_sampler=list(batches),
+                num_workers=workers,
+                collate_fn=_stack,
+                pin_memory=pinned,
+                generator=noise,
+                persistent_workers=lasting,
+            )
+        loader.batch_sampler[:] = batches  # type: ignore[index]  # the list given above; its reader begins it anew
+        yield from loader
+        if lasting:
+            _idle[:] = [(wanted, loader)]
+
+
+_idle: list[tuple[tuple, DataLoader]] = []  # at most one, whose processes wait for the next reading of its data set
 
 
 def _in_short(read: Iterable[Any]) -> Iterator[Any]:
