@@ -46,7 +46,13 @@ OWN: dict[str, tuple[str, tuple[float, ...]]] = {  # the number that matters mos
     "shrink_and_perturb": ("shrink", (0.5, 0.8)), "task_arithmetic": ("scale", (0.3, 1)), "ties": ("keep", (0.2, 0.5)),
 }  # fmt: skip
 MEMORY = 500  # samples, for all that keep some
-CHAINED = {"er_ace": "[replay,er_ace]", "er_aml": "[replay,er_aml]", "wa": "[replay,lwf,wa]", "bic": "[replay,lwf,bic]"}
+CHAINED = {
+    "er_ace": "[replay,er_ace]",
+    "er_aml": "[replay,er_aml]",
+    "weighted_replay": "[replay,weighted_replay]",
+    "wa": "[replay,lwf,wa]",
+    "bic": "[replay,lwf,bic]",
+}
 ONLINE = ("er_ace", "er_aml")  # their memory takes samples as they come
 EPOCHS = 24  # over GDumb's memory, which are as many steps as one over a task's samples
 GRADIENTS = 40  # a task that OGD keeps, each of the size of the net; its 200 take 2 GB a seed

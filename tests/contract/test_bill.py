@@ -21,7 +21,7 @@ WHOLE = {
     "si": (1.005, 1.03), "rwalk": (1.005, 1.03), "l2_sp": (1.005, 1.03), "l2_init": (1.005, 1.03),
     "ewc": (1.05, 3), "mas": (1.05, 3), "lwf": (1.15, 1.5),
     "replay": (1.5, 2.2), "der": (1.5, 2.2), "der_pp": (2, 3.2), "er_ace": (1, 1), "er_aml": (1, 1), "cls_er": (2, 4),
-    "fdr": (1.5, 3), "gdumb": (0.5, 3), "icarl": (3, 6), "scr": (8, 25),
+    "weighted_replay": (1, 1), "fdr": (1.5, 3), "gdumb": (0.5, 3), "icarl": (3, 6), "scr": (8, 25),
     "gem": (2, 12), "agem": (1.5, 3), "gpm": (1.01, 20), "ogd": (1.05, 20), "owm": (1.01, 20),
     "wa": (1, 1), "bic": (0.8, 1.3), "lucir": (2, 6), "il2m": (2, 5), "cwr_star": (1, 1), "slca": (1.1, 20),
     "packnet": (1.3, 1.8), "hat": (1, 1), "continual_backprop": (1, 1.01), "redo": (1, 1), "shrink_and_perturb": (1, 1),
@@ -31,7 +31,8 @@ WHOLE = {
     "ncm": (0.1, 0.6), "slda": (0.1, 0.9), "fecam": (0.1, 3), "ranpac": (0.1, 3), "acil": (0.1, 3),
 }  # fmt: skip
 KEEPING_NOTHING = (
-    "finetune", "partial", "frozen", "er_ace", "er_aml", "l2p", "dualprompt", "coda_prompt", "wa", "redo", "shrink_and_perturb",
+    "finetune", "partial", "frozen", "er_ace", "weighted_replay", "er_aml", "l2p", "dualprompt", "coda_prompt", "wa", "redo",
+    "shrink_and_perturb",
 )  # fmt: skip
 BY_TASK = ("packnet", "hat", "pnn", "independent")  # decide each task by itself
 

@@ -10,7 +10,7 @@ from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
 from frostline.core.types import masked
 from frostline.loop.training import run_stream
-from frostline.strategies import Cumulative, Joint, Replay
+from frostline.strategies import Chain, Cumulative, Joint, Replay, WeightedReplay
 from frostline.streams import from_arrays
 from tests.conftest import a_step
 from tests.speed.test_together import both
@@ -165,3 +165,31 @@ def test_gss_is_on_the_bill_and_learns_seeds_at_once_as_alone(make_run, count_ev
 def test_gss_at_a_tasks_end_is_refused():
     with pytest.raises(UsageError, match="update=step"):
         Replay(buffer="gss")
+
+
+@pytest.mark.parametrize(("share", "expected"), [("tasks", (0, 1 / 2, 2 / 3)), (0.5, (0, 0.5, 0.5)), (0, (0, 0, 0))])
+def test_replayed_samples_have_their_share_of_the_loss(share, expected, make_run):
+    stream = from_arrays("digits", scenario="class", samples_per_class=20, tasks=3, classes_per_task=2)
+    seen = {}
+
+    class Watching(WeightedReplay):
+        def criterion(self, step, batch, logits):
+            loss = super().criterion(step, batch, logits)
+            means = [
+                F.cross_entropy(logits[rows], batch.y[rows]) if rows.any() else logits.new_zeros(())
+                for rows in (~batch.replayed, batch.replayed)
+            ]
+            seen.setdefault(step.task.index, []).append((loss.item(), *(mean.item() for mean in means)))
+            return loss
+
+    strategy = Chain([Replay(capacity=6, batch_size=4), Watching(share)])
+    run_stream(make_run(strategy, stream=stream))
+    for task, weight in enumerate(expected):
+        for loss, came, replayed in seen[task]:
+            assert loss == pytest.approx((1 - weight) * came + weight * replayed, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", ["task", 1.5, -0.1, float("nan")])
+def test_a_share_of_the_loss_lies_between_nothing_and_all(share):
+    with pytest.raises(UsageError, match="share"):
+        WeightedReplay(share)

@@ -50,6 +50,7 @@ from frostline.strategies.slca import SLCA
 from frostline.strategies.slda import SLDA
 from frostline.strategies.task_arithmetic import TaskArithmetic
 from frostline.strategies.wa import WA
+from frostline.strategies.weighted_replay import WeightedReplay
 from frostline.strategies.wise_ft import WiSEFT
 
 __all__ = [
@@ -106,5 +107,6 @@ __all__ = [
     "ShrinkAndPerturb",
     "Strategy",
     "TaskArithmetic",
+    "WeightedReplay",
     "WiSEFT",
 ]  # fmt: skip
