@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from frostline.core.buffers import Buffer
+from frostline.core.rng import derive
 from frostline.core.types import Batch
 
 
@@ -158,3 +159,36 @@ def test_gss_by_hand():
     for one in (buffer, again):
         one.add(batch([0] * 8, 300), np.full(8, -0.9))
     assert torch.equal(buffer.all().index, again.all().index)
+
+
+@pytest.mark.parametrize("rule", ["class_balanced", "ring", "herding"])
+def test_rules_by_class_keep_the_same_as_one_that_sorts_everything(rule):
+    """Kept are the lowest by place within the class, then by key; a memory that is restored midway goes on alike."""
+    rng = np.random.default_rng(0)
+    for trial in range(60):
+        capacity = int(rng.integers(1, 25))
+        buffer, held = Buffer(capacity, rule, trial), []  # key, class, id
+        draws = np.random.Generator(np.random.PCG64(derive(trial, "buffer-keys")))
+        for arrival in range(int(rng.integers(2, 20))):
+            labels = rng.integers(0, 1 + int(rng.integers(1, 8)), int(rng.integers(0, 15)))
+            came = np.arange(100 * arrival, 100 * arrival + len(labels))
+            new = {"ring": -came, "herding": rng.random(len(labels)), "class_balanced": draws.random(len(labels))}[rule]
+            restored = Buffer(capacity, rule, 0)
+            restored.load_state_dict(copy.deepcopy(buffer.state_dict()))
+            for each in (buffer, restored):
+                each.add(batch(labels, 100 * arrival), new if rule == "herding" else None)
+            assert buffer.all().index.tolist() == restored.all().index.tolist()
+            buffer = restored
+            held += zip(new.tolist(), labels.tolist(), came.tolist(), strict=True)
+            places = [sum(other[1] == label and other[0] < key for other in held) for key, label, _ in held]
+            held = [row for _, row in sorted(zip(places, held, strict=True), key=lambda pair: (pair[0], pair[1][0]))]
+            held = held[:capacity]
+            assert sorted(buffer.all().index.tolist()) == sorted(row[2] for row in held)
+
+
+def test_a_memory_by_class_is_restored_before_it_holds_anything():
+    for rule in ("class_balanced", "ring"):
+        buffer = Buffer(4, rule, 0)
+        buffer.load_state_dict(Buffer(4, rule, 0).state_dict())
+        buffer.add(batch([0, 1, 1]))
+        assert len(buffer) == 3

@@ -208,8 +208,8 @@ class Buffer:
         self.seen, self.highest = state["seen"], float(self.keys.max(initial=-np.inf))
         if self.rule not in ("reservoir", "gss"):
             order = np.lexsort((self.keys, self.labels))
-            labels, starts = np.unique(self.labels[order], return_index=True)
-            self._places_of = dict(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))
+            known = np.unique(self.labels).tolist()
+            self._places_of = {label: order[self.labels[order] == label] for label in known}
         full: Any = self._keys.bit_generator.state
         full["state"] = dict(zip(("state", "inc"), map(int, state["key_generator"]), strict=True))
         self._keys.bit_generator.state = full
