@@ -83,6 +83,30 @@ def recommend(
 
 
 @app.command()
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(help="A paper, or a folder with a paper.yaml; none: all papers, and what came out.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="SETTING=VALUE for every run, such as trainer.device=cuda.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many; default the protocol's.")] = None,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", help="Runs side by side; the cores are shared out.")] = 1,
+    to: Annotated[Path | None, typer.Option(help="Folder for the runs; default outputs/reproduce/NAME.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="A run of the protocol; may be repeated.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the figures beside the paper's, for others.")] = False,
+) -> None:
+    """Run a paper's protocol and say whether its figures are reproduced; without a name, list them with their state."""
+    from frostline.app.reproduce import reproduce as run_paper
+    from frostline.app.reproduce import show_papers
+
+    if name is None:
+        show_papers()
+        return
+    run_paper(name, settings or (), seeds=seeds, jobs=jobs, out=to, only=only or (), record=record)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
     to: Annotated[Path, typer.Option(help="Folder to write to.")],

@@ -108,6 +108,17 @@ def conf_dir() -> Path:
     raise UsageError(f"frostline's conf/ folder is missing: expected it in {here.parents[1]} or its checkout.")
 
 
+def papers_dir() -> Path:
+    """Return the folder of papers' protocols: inside the wheel, or in benchmarks/ of a checkout."""
+    here = Path(__file__).resolve()
+    for folder in (here.parents[1] / "papers", here.parents[3] / "benchmarks" / "papers"):
+        if folder.is_dir():
+            return folder
+    raise UsageError(
+        f"frostline's papers/ folder is missing: expected it in {here.parents[1]} or benchmarks/ of a checkout."
+    )
+
+
 def key_of(override: str) -> str:
     """Return what an argument of the command line sets."""
     return override.lstrip("+~").partition("=")[0]

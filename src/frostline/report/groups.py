@@ -55,7 +55,7 @@ class Group:
 
     def by_seed(self, column: str) -> dict[int, float]:
         """Return the column's value of each run that has one, by its seed."""
-        found = {run["seed"]: _value(run, column) for run in self.runs}
+        found = {run["seed"]: value_of(run, column) for run in self.runs}
         return {seed: v for seed, v in sorted(found.items()) if v is not None}
 
 
@@ -180,7 +180,8 @@ def _fill_intransigence(groups: list[Group]) -> None:
             run["metrics"]["intransigence"] = None if np.isnan(value) else float(value)
 
 
-def _value(run: dict[str, Any], column: str) -> float | None:
+def value_of(run: dict[str, Any], column: str) -> float | None:
+    """Return a run's value of a column; None where it has none. Costs are those of learning, without evaluation."""
     if column == "accuracy":
         return run["metrics"]["average_accuracy"]
     if column in run["metrics"]:

@@ -1,0 +1,194 @@
+"""Published figures beside ours: what a paper says, how far from it still counts as the same, and what came out here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from frostline.core import metrics
+from frostline.core.checks import UsageError, one_of
+from frostline.report.columns import COLUMNS
+from frostline.report.groups import value_of
+
+PROTOCOL, RESULT = "paper.yaml", "result.json"
+REPRODUCED, MISSED, UNBOUND, NOT_RUN = "reproduced", "not reproduced", "no bound", "not run here"
+ONLINE = "training_loss"  # the mean over a stretch of the stream, of losses before learning where it is seen once
+
+
+@dataclass
+class Claim:
+    """One published figure.
+
+    run: where ours comes from; the claim's own name where empty. value: a column of comparisons, or training_loss, the
+    mean from `begin` to `end` of the stream. minus, over: a run that it is taken from, or divided by, seed by seed. published,
+    spread: as printed, the standard deviation over runs. between: what counts as reproduced where that is not `tolerance`
+    spreads around the published figure. without either of them nothing is decided. note: what one should know.
+    """
+
+    run: str = ""
+    value: str = ""
+    minus: str = ""
+    over: str = ""
+    begin: float = 0.0
+    end: float = 1.0
+    scale: float | None = None
+    published: float | None = None
+    spread: float | None = None
+    between: list[float] | None = None
+    note: str = ""
+
+
+@dataclass
+class Paper:
+    """A paper's protocol and figures, as paper.yaml has them.
+
+    settings: what all runs share; runs: what each has of its own. vary: settings of the i-th repetition, each a run of its
+    own; otherwise all seeds learn at once where at_once says so. tolerance: how many published standard deviations
+    may lie between, at least `least`. why_not: why it is not run.
+    """
+
+    title: str = ""
+    link: str = ""
+    where: str = ""
+    settings: list[str] = field(default_factory=list)
+    runs: dict[str, list[str]] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+    vary: list[list[str]] = field(default_factory=list)
+    seeds: int = 5
+    at_once: bool = True
+    value: str = "accuracy"
+    scale: float = 100.0
+    tolerance: float = 2.0
+    least: float = 0.0
+    why_not: str = ""
+
+
+def read_paper(folder: Path) -> Paper:
+    """Return the protocol in a folder; UsageError where there is none, or where it does not hold together."""
+    path = folder / PROTOCOL
+    try:
+        paper = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Paper), OmegaConf.load(path)))
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: expected a {PROTOCOL}, a paper's protocol and figures.") from None
+    except (OmegaConfBaseException, ValueError, OSError) as error:
+        raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
+    assert isinstance(paper, Paper)
+    for name, claim in paper.claims.items():
+        claim.run, claim.value = claim.run or name, claim.value or paper.value
+        claim.scale = paper.scale if claim.scale is None else claim.scale
+        for run in filter(None, (claim.run, claim.minus, claim.over)):
+            one_of(f"{path}: claims.{name}: run", run, tuple(paper.runs))
+        one_of(f"{path}: claims.{name}.value", claim.value, (*COLUMNS, *metrics.NAMES, ONLINE))
+    return paper
+
+
+def bounds(paper: Paper, claim: Claim) -> tuple[float, float] | None:
+    """Return between what our mean counts as the published one; None where nothing is decided."""
+    if claim.between is not None:
+        low, high = claim.between
+        return low, high
+    if claim.published is None or claim.spread is None:
+        return None
+    reach = max(paper.tolerance * claim.spread, paper.least)
+    return claim.published - reach, claim.published + reach
+
+
+def verdict(paper: Paper, claim: Claim, values: Sequence[float]) -> str:
+    """Say whether the mean over our runs lies within the bounds that were fixed before."""
+    if not len(values):
+        return NOT_RUN
+    limits = bounds(paper, claim)
+    if limits is None:
+        return UNBOUND
+    return REPRODUCED if limits[0] <= float(np.mean(values)) <= limits[1] else MISSED
+
+
+def measured(claim: Claim, runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[float]:
+    """Return the claim's value of each seed that every run it needs has. runs: results by name and seed."""
+    needed = [name for name in (claim.run, claim.minus, claim.over) if name]
+    seeds = sorted(set.intersection(*(set(runs.get(name, {})) for name in needed)))
+    found = []
+    for seed in seeds:
+        value = _value(claim, runs[claim.run][seed])
+        if claim.minus:
+            value -= _value(claim, runs[claim.minus][seed])
+        if claim.over:
+            value /= _value(claim, runs[claim.over][seed])
+        found.append((claim.scale or 1.0) * value)
+    return found
+
+
+def _value(claim: Claim, run: dict[str, Any]) -> float:
+    if claim.value == ONLINE:
+        losses = run["training_loss"]
+        return float(np.mean(losses[round(claim.begin * len(losses)) : round(claim.end * len(losses))]))
+    value = value_of(run, claim.value)
+    return np.nan if value is None else value
+
+
+def bill(runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, float]:
+    """Return what all runs took, evaluation included."""
+    rows = [row for seeds in runs.values() for run in seeds.values() for row in run["ledger"]]
+    return {
+        key: sum(row[key] for row in rows if row.get(key) is not None)
+        for key in ("flops", "seconds", "energy_joules", "usd")
+    }
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return what came out where it was run; empty where it was not, or where the file says something else."""
+    try:
+        content = json.loads((folder / RESULT).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    figures = content.get("figures") if isinstance(content, dict) else None
+    return content if isinstance(figures, dict) and all(isinstance(v, list) for v in figures.values()) else {}
+
+
+def show(name: str, paper: Paper, result: Mapping[str, Any], console: Console) -> dict[str, int]:
+    """Print a paper's figures beside ours; return how many have which verdict."""
+    figures, counts = result.get("figures", {}), dict.fromkeys((REPRODUCED, MISSED, UNBOUND, NOT_RUN), 0)
+    console.print(f"\n[bold]{escape(name)}[/]: {escape(paper.title)}", soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for column in ("figure", "published", "within", "here", "seeds", "verdict"):
+        table.add_column(column, justify="left" if column in ("figure", "verdict") else "right")
+    for key, claim in paper.claims.items():
+        values = [float(v) for v in figures.get(key, ()) if v is not None]
+        said, limits = verdict(paper, claim, values), bounds(paper, claim)
+        counts[said] += 1
+        style = {REPRODUCED: "green", MISSED: "red"}.get(said, "dim")
+        table.add_row(
+            escape(key.replace("_", " ")),
+            "" if claim.published is None else _number(claim.published, claim.spread),
+            "" if limits is None else f"{limits[0]:.4g} to {limits[1]:.4g}",
+            _number(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+            if values
+            else "",
+            str(len(values) or ""),
+            f"[{style}]{said}[/]{f' ({escape(claim.note)})' if claim.note else ''}",
+        )
+    console.print(table)
+    if paper.why_not and not result:
+        console.print(f"  Not run here: {escape(paper.why_not)}", soft_wrap=True)
+    for run, reason in result.get("refused", {}).items():
+        console.print(f"  {escape(run)} did not run: {escape(reason)}", soft_wrap=True)
+    if paid := result.get("bill"):
+        spent = f"{paid['flops'] / 1e12:.3g} TFLOPs, {paid['seconds'] / 60:.3g} minutes"
+        place = escape(f"{result.get('device', '?')}, {result.get('date', '?')}")
+        console.print(f"  All runs: {spent}, on {place}.", soft_wrap=True)
+    return counts
+
+
+def _number(mean: float, spread: float | None) -> str:
+    """Return a mean with its standard deviation."""
+    digits = 2 if abs(mean) >= 1 else 3
+    return f"{mean:.{digits}f}" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f}"
