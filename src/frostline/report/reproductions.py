@@ -156,7 +156,8 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def show(name: str, paper: Paper, result: Mapping[str, Any], console: Console) -> dict[str, int]:
     """Print a paper's figures beside ours; return how many have which verdict."""
-    figures, counts = result.get("figures", {}), dict.fromkeys((REPRODUCED, MISSED, UNBOUND, NOT_RUN), 0)
+    figures = result.get("figures", {})
+    counts: dict[str, int] = dict.fromkeys((REPRODUCED, MISSED, UNBOUND, NOT_RUN), 0)
     console.print(f"\n[bold]{escape(name)}[/]: {escape(paper.title)}", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for column in ("figure", "published", "within", "here", "seeds", "verdict"):
