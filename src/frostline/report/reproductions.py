@@ -31,7 +31,8 @@ class Claim:
     run: where ours comes from; the claim's own name where empty. value: a column of comparisons, or training_loss, the
     mean from `begin` to `end` of the stream. minus, over: a run that it is taken from, or divided by, seed by seed. published,
     spread: as printed, the standard deviation over runs. between: what counts as reproduced where that is not `tolerance`
-    spreads around the published figure. without either of them nothing is decided. note: what one should know.
+    spreads around the published figure. bound: false where nothing is to be decided, since the figure is not certain
+    enough. note: what one should know.
     """
 
     run: str = ""
@@ -44,6 +45,7 @@ class Claim:
     published: float | None = None
     spread: float | None = None
     between: list[float] | None = None
+    bound: bool = True
     note: str = ""
 
 
@@ -96,9 +98,9 @@ def bounds(paper: Paper, claim: Claim) -> tuple[float, float] | None:
     if claim.between is not None:
         low, high = claim.between
         return low, high
-    if claim.published is None or claim.spread is None:
+    if claim.published is None or not claim.bound:
         return None
-    reach = max(paper.tolerance * claim.spread, paper.least)
+    reach = max(paper.tolerance * (claim.spread or 0.0), paper.least)
     return claim.published - reach, claim.published + reach
 
 
