@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
 from frostline.costs.memory import needs_room
 from frostline.streams.arrival import Arrival
-from frostline.streams.build import TASK_BY_TASK, assemble
+from frostline.streams.build import TASK_BY_TASK, MakeSource, assemble
 from frostline.streams.images import SCALINGS, open_images
 
 
@@ -49,7 +48,7 @@ def image_folder(
     chosen at random but always the same. data_root may also be a data set of Hugging Face's with a column of images and one
     of classes, a folder or a name. workers: processes that read, None for as many as pay on this machine. scaling: of the
     pixels, as the model was trained: 'imagenet' (its mean and deviation), 'half' (to -1..1), 'unit' (0..1). in_memory: read
-    every image once, before training, and keep it on the device that learns. arrival: how samples come.
+    every image that the stream uses once, before training, and keep it on the device that learns. arrival: how samples come.
     """
     one_of("stream.scaling", scaling, SCALINGS)
     arrival = Arrival.of(arrival)
@@ -65,19 +64,6 @@ def image_folder(
             sets[train], y, rows, task, device=device, workers=workers, sample_bytes=size, seconds=seconds
         )
 
-    @cache
-    def pixels(train: bool) -> torch.Tensor:
-        rows = torch.arange(len(sets[train]))
-        return torch.cat([batch.x for batch in loader(train, rows, rows, 0).batches(256)])
-
-    def held(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> TensorSource:
-        return TensorSource(pixels(train), y, rows, task)
-
-    if in_memory:
-        twice = 2 * size * sum(map(len, sets.values()))  # while they are put together
-        needs_room("stream.in_memory=true", twice, torch.device(device), "false, or a smaller stream.image_size")
-    source = held if in_memory else loader
-
     y_train, y_test = (torch.tensor(sets[train].targets) for train in (True, False))
     if task_folders:
         class_order = _by_folder(sets[True].classes, class_order, seed)
@@ -87,12 +73,46 @@ def image_folder(
                 "stream.classes_per_task."
             )
     groups = arrival.groups(len(sets[True].classes), tasks, classes_per_task, class_order, seed)
-    return assemble(
-        "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
-        validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
-        test_samples_per_class=test_samples_per_class, online=online, seed=seed, names=sets[True].classes,
-        arrival=arrival,
-    )  # fmt: skip
+
+    def stream(source: MakeSource) -> TaskStream:
+        return assemble(
+            "image_folder", groups, scenario, y_train, y_test, source, (3, image_size, image_size), device,
+            validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
+            test_samples_per_class=test_samples_per_class, online=online, seed=seed, names=sets[True].classes,
+            arrival=arrival,
+        )  # fmt: skip
+
+    if not in_memory:
+        return stream(loader)
+    used: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+
+    def note(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
+        used[train].append(rows)
+        return loader(train, rows, y, task)
+
+    stream(note)
+    rows = {train: torch.cat(parts).unique() for train, parts in used.items()}
+    twice = 2 * size * sum(map(len, rows.values()))  # while they are put together
+    needs_room("stream.in_memory=true", twice, torch.device(device), "false, or a smaller stream.image_size")
+    whole = {train: loader(train, own, own, 0) for train, own in rows.items()}
+    pixels = {train: torch.cat([batch.x for batch in own.batches(256)]) for train, own in whole.items()}
+    return stream(
+        lambda train, own, y, task: _Held(
+            pixels[train], y, torch.searchsorted(rows[train], own), task, whole[train].holds()
+        )
+    )
+
+
+class _Held(TensorSource):
+    """Images of a folder that are kept in memory, no more of them than the stream uses."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, rows: torch.Tensor, task: int, holds: dict[int, int]):
+        super().__init__(x, y, rows, task)
+        self._holds = holds
+
+    def holds(self) -> dict[int, int]:
+        """Return the digest of the whole folder."""
+        return self._holds
 
 
 def _by_folder(classes: Sequence[str], order: Any, seed: int) -> list[list[int]]:
