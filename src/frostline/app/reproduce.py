@@ -101,9 +101,9 @@ def reproduce(
         **_environment(runs),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    atomic_write(where / RESULT, json.dumps(result, indent=1) + "\n")
-    if record:
-        atomic_write(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    for place in (where, folder) if record else (where,):
+        with atomic_write(place / RESULT) as file:
+            file.write(json.dumps(result, indent=1) + "\n")
     counts = show(folder.name, paper, result, console)
     if changed:
         console.print(f"  With {escape(' '.join(changed))}, which is not the protocol.", soft_wrap=True)
@@ -190,7 +190,8 @@ def _run(work: Work, children: set[subprocess.Popen]) -> str:
         arguments = [f"resume={work.folder}", *named]
     else:
         work.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(note, own)
+        with atomic_write(note) as file:
+            file.write(own)
         arguments.append(f"hydra.run.dir={work.folder}")
     with (work.folder.parent / f"{work.folder.name}.log").open("w", encoding="utf-8") as log:
         child = subprocess.Popen(
