@@ -171,3 +171,12 @@ def wandb_records(path):
             record.ParseFromString(whole)
             yield record
             whole = b""
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show what the campaign counted, at the end, whichever process it was counted in."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()):
+                if name == "count" and report.when == "call":
+                    terminalreporter.write_line(text)

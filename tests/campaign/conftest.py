@@ -15,11 +15,6 @@ def times():
 
 
 @pytest.fixture
-def said(capsys):
-    """Return a function that prints a count past pytest's capture."""
-
-    def say(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n{text} (seed {SEED})", flush=True)
-
-    return say
+def said(record_property):
+    """Return a function that notes a count, which the last lines of pytest's output show, with workers (-n) too."""
+    return lambda text: record_property("count", f"{text} (seed {SEED})")
