@@ -4,10 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from frostline.report.reproductions import (
     NOT_RUN,
     PROTOCOL,
     RESULT,
+    Outcome,
     Paper,
     bill,
     measured,
@@ -42,9 +42,28 @@ class Work:
     """One call of `frostline run`: a run of the protocol with one seed, or with all of them at once."""
 
     run: str
+    paper: Path
     folder: Path
     seeds: tuple[int, ...]
     arguments: tuple[str, ...]
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's own, with the paper's folder among those that Python imports from: it may have a net there."""
+        places = [str(self.paper.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+
+    def protocol(self) -> str:
+        """Return the settings that decide figures, and no paths of this machine."""
+        own = [a for a in self.arguments if not key_of(a).startswith(HARMLESS)]
+        return json.dumps([a for a in own if a != "--config-dir" and not Path(a).is_absolute()])
+
+    def check(self) -> None:
+        """Raise UsageError where the folder has runs of other settings: they are neither gone on with nor counted."""
+        note = self.folder / ARGUMENTS
+        if note.is_file() and note.read_text("utf-8") != self.protocol():
+            raise UsageError(
+                f"{self.folder} was begun with other settings. Expected --to another folder, or delete it."
+            )
 
     def complete(self) -> bool:
         """Tell whether all of it is done."""
@@ -88,6 +107,8 @@ def reproduce(
     where = out or Path("outputs") / "reproduce" / folder.name
     todo = _works(paper, folder, where, settings, seeds, jobs)
     chosen = [work for work in todo if not only or work.run in only]
+    for work in todo:
+        work.check()
     refused = _carry_out([work for work in chosen if not work.complete()], jobs, console)
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for work in todo:
@@ -95,7 +116,9 @@ def reproduce(
             if results.is_complete(place):
                 runs.setdefault(work.run, {})[seed] = results.read(place)
     result = {
-        "figures": {key: values for key, claim in paper.claims.items() if (values := measured(claim, runs))},
+        "figures": {
+            key: asdict(Outcome.of(values)) for key, claim in paper.claims.items() if (values := measured(claim, runs))
+        },
         "refused": refused,
         "bill": bill(runs),
         **_environment(runs),
@@ -135,12 +158,12 @@ def _works(paper: Paper, folder: Path, out: Path, settings: Sequence[str], seeds
         if paper.at_once and not paper.vary and count > 1:
             all_seeds = f"trainer.seeds=[{','.join(map(str, range(count)))}]"
             place = out / run / f"seeds_{count}"
-            works.append(Work(run, place, tuple(range(count)), (*fixed, *own, all_seeds, *settings)))
+            works.append(Work(run, folder, place, tuple(range(count)), (*fixed, *own, all_seeds, *settings)))
             continue
         for seed in range(count):
             varied = paper.vary[seed] if paper.vary else ()
             place = out / run / f"seed_{seed}"
-            works.append(Work(run, place, (seed,), (*fixed, *own, f"seed={seed}", *varied, *settings)))
+            works.append(Work(run, folder, place, (seed,), (*fixed, *own, f"seed={seed}", *varied, *settings)))
     return works
 
 
@@ -149,54 +172,38 @@ def _carry_out(works: Sequence[Work], jobs: int, console: Console) -> dict[str, 
     refused: dict[str, str] = {}
     children: set[subprocess.Popen] = set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar, _ending(children):
+    with Progress(*columns, console=console, transient=True) as bar, ThreadPoolExecutor(jobs) as pool:
         shown = bar.add_task("runs", total=len(works))
-        with ThreadPoolExecutor(jobs) as pool:
-            futures = {pool.submit(_run, work, children): work for work in works}
-            try:
-                for future in as_completed(futures):
-                    work, said = futures[future], future.result()
-                    if said:
-                        refused[work.run] = said
-                    seeds = f"seed {work.seeds[0]}" if len(work.seeds) == 1 else f"{len(work.seeds)} seeds"
-                    bar.console.print(escape(f"{work.run}, {seeds}: {said or 'complete'}"), soft_wrap=True)
-                    bar.advance(shown)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for child in list(children):
-                    child.terminate()  # each writes a checkpoint and ends
-                raise
+        futures = {pool.submit(_run, work, children): work for work in works}
+        try:
+            for future in as_completed(futures):
+                work, said = futures[future], future.result()
+                if said:
+                    refused[work.run] = said
+                seeds = f"seed {work.seeds[0]}" if len(work.seeds) == 1 else f"{len(work.seeds)} seeds"
+                bar.console.print(escape(f"{work.run}, {seeds}: {said or 'complete'}"), soft_wrap=True)
+                bar.advance(shown)
+        finally:  # after an interrupt: no run is left behind that nobody waits for, each writes a checkpoint and ends
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(children):
+                child.terminate()
     return refused
-
-
-@contextmanager
-def _ending(children: set[subprocess.Popen]) -> Iterator[None]:
-    """Leave no run behind that nobody waits for."""
-    try:
-        yield
-    finally:
-        for child in list(children):
-            child.terminate()
 
 
 def _run(work: Work, children: set[subprocess.Popen]) -> str:
     """Begin the work or go on with it; return what it said where it did not end well."""
     arguments = list(work.arguments)
-    note, own = work.folder / ARGUMENTS, json.dumps([a for a in arguments if not key_of(a).startswith(HARMLESS)])
-    if note.is_file() and note.read_text("utf-8") != own:
-        return f"{work.folder} was begun with other settings; --to another folder, or delete it"
     if any(work.folder.glob("checkpoint.pt")) or any(work.folder.glob("seed_*/checkpoint.pt")):
         named = [a for a in arguments if "_target_=" in a]  # a net of the paper's own is named again
         arguments = [f"resume={work.folder}", *named]
     else:
         work.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(note) as file:
-            file.write(own)
+        with atomic_write(work.folder / ARGUMENTS) as file:
+            file.write(work.protocol())
         arguments.append(f"hydra.run.dir={work.folder}")
     with (work.folder.parent / f"{work.folder.name}.log").open("w", encoding="utf-8") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "frostline", "run", *arguments], stdout=log, stderr=subprocess.STDOUT
-        )
+        command = [sys.executable, "-m", "frostline", "run", *arguments]
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=work.environment())
         children.add(child)
         code = child.wait()
         children.discard(child)

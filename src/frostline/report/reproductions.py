@@ -104,14 +104,29 @@ def bounds(paper: Paper, claim: Claim) -> tuple[float, float] | None:
     return claim.published - reach, claim.published + reach
 
 
-def verdict(paper: Paper, claim: Claim, values: Sequence[float]) -> str:
+@dataclass(frozen=True)
+class Outcome:
+    """What came out here: the mean and the standard deviation over runs, and how many there were."""
+
+    mean: float
+    spread: float | None
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Outcome":
+        """Return the outcome of some runs."""
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(float(np.mean(values)), spread, len(values))
+
+
+def verdict(paper: Paper, claim: Claim, found: Outcome | None) -> str:
     """Say whether the mean over our runs lies within the bounds that were fixed before."""
-    if not len(values):
+    if found is None:
         return NOT_RUN
     limits = bounds(paper, claim)
     if limits is None:
         return UNBOUND
-    return REPRODUCED if limits[0] <= float(np.mean(values)) <= limits[1] else MISSED
+    return REPRODUCED if limits[0] <= found.mean <= limits[1] else MISSED
 
 
 def measured(claim: Claim, runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[float]:
@@ -150,10 +165,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     """Return what came out where it was run; empty where it was not, or where the file says something else."""
     try:
         content = json.loads((folder / RESULT).read_text("utf-8"))
-    except (OSError, ValueError):
+        for figure in content["figures"].values():
+            Outcome(**figure)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    figures = content.get("figures") if isinstance(content, dict) else None
-    return content if isinstance(figures, dict) and all(isinstance(v, list) for v in figures.values()) else {}
+    return content
 
 
 def show(name: str, paper: Paper, result: Mapping[str, Any], console: Console) -> dict[str, int]:
@@ -165,18 +181,16 @@ def show(name: str, paper: Paper, result: Mapping[str, Any], console: Console) -
     for column in ("figure", "published", "within", "here", "seeds", "verdict"):
         table.add_column(column, justify="left" if column in ("figure", "verdict") else "right")
     for key, claim in paper.claims.items():
-        values = [float(v) for v in figures.get(key, ()) if v is not None]
-        said, limits = verdict(paper, claim, values), bounds(paper, claim)
+        found = Outcome(**figures[key]) if key in figures else None
+        said, limits = verdict(paper, claim, found), bounds(paper, claim)
         counts[said] += 1
         style = {REPRODUCED: "green", MISSED: "red"}.get(said, "dim")
         table.add_row(
             escape(key.replace("_", " ")),
             "" if claim.published is None else _number(claim.published, claim.spread),
             "" if limits is None else f"{limits[0]:.4g} to {limits[1]:.4g}",
-            _number(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
-            if values
-            else "",
-            str(len(values) or ""),
+            "" if found is None else _number(found.mean, found.spread),
+            "" if found is None else str(found.seeds),
             f"[{style}]{said}[/]{f' ({escape(claim.note)})' if claim.note else ''}",
         )
     console.print(table)
