@@ -34,7 +34,10 @@ from frostline.report.reproductions import (
 )
 
 ARGUMENTS = "arguments.json"
-HARMLESS = ("trainer.device", "trainer.threads", "cost", "tracking", "stream.workers")  # change no figure
+HARMLESS = (  # change no figure: where it runs, what it costs there, where the same files are
+    "trainer.device", "trainer.threads", "cost", "tracking", "stream.workers", "stream.data_root", "stream.path",
+    "model.checkpoint", "model.path",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
