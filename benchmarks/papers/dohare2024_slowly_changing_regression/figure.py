@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 def curves(folder: Path) -> np.ndarray:
     """Return the mean squared error before each sample was learned from, [seeds, bins]."""
-    runs = [results.read(file.parent) for file in sorted(folder.glob("seed_*/result.json"))]
+    runs = [results.read(file.parent) for file in sorted(folder.rglob("seed_*/result.json"))]
     per_bin = max(1, BIN // runs[0]["config"]["stream"]["samples_per_task"])
     losses = np.array([run["training_loss"] for run in runs], dtype=float)
     return losses.reshape(len(runs), -1, per_bin).mean(2)
@@ -23,7 +23,7 @@ def curves(folder: Path) -> np.ndarray:
 
 def main(folder: Path) -> None:
     """Print a Markdown table and write results.csv and curves.png."""
-    found = {path.name: curves(path) for path in sorted(folder.iterdir()) if any(path.glob("seed_*/result.json"))}
+    found = {path.name: curves(path) for path in sorted(folder.iterdir()) if any(path.rglob("seed_*/result.json"))}
     print("| | seeds | first bin | last bin | published |\n|---|---|---|---|---|")
     for name, of in found.items():
         error = of.std(0, ddof=1) / len(of) ** 0.5

@@ -1,4 +1,4 @@
-"""Read the runs of run.sh and write results.csv and curve.png beside this file: python summarise.py FOLDER."""
+"""Read the runs of a reproduction, write results.csv and curve.png beside this file: python figure.py FOLDER."""
 
 import csv
 import statistics
