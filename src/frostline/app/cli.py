@@ -107,6 +107,18 @@ def reproduce(
 
 
 @app.command()
+def upload(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs or sweeps that W&B recorded offline.")],
+    project: Annotated[str | None, typer.Option(help="Another project than the runs name.")] = None,
+    entity: Annotated[str | None, typer.Option(help="Another user or team than the runs name.")] = None,
+) -> None:
+    """Send what Weights & Biases recorded offline, and a sweep's comparison; nothing is sent twice."""
+    from frostline.app.upload import upload as send
+
+    send(folders, project, entity)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
     to: Annotated[Path, typer.Option(help="Folder to write to.")],
