@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import netrc
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.markup import escape
@@ -67,7 +69,7 @@ def _server() -> str:
     """Return the server's address, once it is known that it answers and that there is a key for it."""
     import wandb
 
-    url = wandb.Settings().base_url.rstrip("/")
+    url = (os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url).rstrip("/")
     if not _key(url):
         raise UsageError(f"W&B: no key for {url}. Expected WANDB_API_KEY, or wandb login.")
     try:
@@ -83,12 +85,15 @@ def _server() -> str:
 
 def _key(url: str) -> str | None:
     """Return the key that W&B would use, from the environment or from where `wandb login` put it."""
-    import requests.utils
-
     if key := os.environ.get("WANDB_API_KEY"):
         return key
-    found = requests.utils.get_netrc_auth(url)
-    return found[1] if found else None
+    try:
+        found = netrc.netrc(Path(os.environ.get("NETRC", "~/.netrc")).expanduser()).authenticators(
+            urlsplit(url).hostname or ""
+        )
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return found[2] if found else None
 
 
 def _compare(folder: Path, project: str | None, entity: str | None, console: Console) -> None:
