@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from frostline.app.config import check, compose_config, papers_dir
@@ -141,8 +142,9 @@ def test_the_list_shows_every_paper(capsys):
     assert "reproduced" in said
 
 
-def test_a_stopped_reproduction_goes_on(paper, tmp_path):
-    """Ctrl-C ends the runs with it; the same command finishes, with what an uninterrupted one gives."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_reproduction_goes_on(number, paper, tmp_path):
+    """A signal to it ends the runs with it; the same command finishes, with what an uninterrupted one gives."""
     slow = SMALL.replace("trainer.max_steps=3", "trainer.max_steps=200, trainer.epochs=200, trainer.threads=1")
     (paper / PROTOCOL).write_text(slow)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -152,8 +154,12 @@ def test_a_stopped_reproduction_goes_on(paper, tmp_path):
     end = time.monotonic() + 120
     while not list(parts.rglob("checkpoint*")) and time.monotonic() < end and child.poll() is None:
         time.sleep(0.05)
-    os.killpg(child.pid, signal.SIGINT)
-    child.communicate(timeout=120)
+    os.kill(child.pid, number)
+    said, _ = child.communicate(timeout=120)
+    assert child.returncode == 128 + number, said
+    assert b"the same command goes on" in said
+    for process in psutil.process_iter(["cmdline"]):
+        assert str(parts) not in " ".join(process.info["cmdline"] or ())
     reproduce(str(paper), out=parts, only=["full"])
     one, other = (json.loads((folder / RESULT).read_text())["figures"] for folder in (whole, parts))
     assert one == other

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from frostline.app.config import key_of, papers_dir
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.files import atomic_write
+from frostline.loop.interrupts import STOP, Ended
 from frostline.records import results
 from frostline.report.console import wide_console
 from frostline.report.reproductions import (
@@ -112,7 +113,12 @@ def reproduce(
     chosen = [work for work in todo if not only or work.run in only]
     for work in todo:
         work.check()
-    refused = _carry_out([work for work in chosen if not work.complete()], jobs, console)
+    try:
+        with STOP.listening():
+            refused = _carry_out([work for work in chosen if not work.complete()], jobs, console)
+    except Ended as end:
+        console.print("Interrupted; the same command goes on.")
+        raise SystemExit(128 + end.signum) from None
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for work in todo:
         for seed, place in work.folders().items():
@@ -172,20 +178,24 @@ def _works(paper: Paper, folder: Path, out: Path, settings: Sequence[str], seeds
 
 def _carry_out(works: Sequence[Work], jobs: int, console: Console) -> dict[str, str]:
     """Do the work, `jobs` at a time; return why runs did not end, by name."""
-    refused: dict[str, str] = {}
+    refused: dict[str, str] = {}  # what one seed is refused for, the others would be too
     children: set[subprocess.Popen] = set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar, ThreadPoolExecutor(jobs) as pool:
         shown = bar.add_task("runs", total=len(works))
-        futures = {pool.submit(_run, work, children): work for work in works}
+        futures = {
+            pool.submit(lambda work: refused.get(work.run) or _run(work, children), work): work for work in works
+        }
         try:
             for future in as_completed(futures):
                 work, said = futures[future], future.result()
+                bar.advance(shown)
+                if said and work.run in refused:
+                    continue
                 if said:
                     refused[work.run] = said
                 seeds = f"seed {work.seeds[0]}" if len(work.seeds) == 1 else f"{len(work.seeds)} seeds"
                 bar.console.print(escape(f"{work.run}, {seeds}: {said or 'complete'}"), soft_wrap=True)
-                bar.advance(shown)
         finally:  # after an interrupt: no run is left behind that nobody waits for, each writes a checkpoint and ends
             pool.shutdown(wait=False, cancel_futures=True)
             for child in list(children):
