@@ -78,6 +78,12 @@ def test_a_paper_in_small_is_run_and_judged(paper, tmp_path, capsys):
     assert figures["same"]["mean"] == 0
     assert 0 < figures["cheaper"]["mean"] < 1
     assert "(read off)" in said
+    (paper / PROTOCOL).write_text(SMALL)
+    reproduce(str(paper), ["trainer.threads=1"], out=tmp_path / "part", only=["full"], record=True, seeds=1)
+    figures = read_result(paper)["figures"]
+    assert {key: figure["seeds"] for key, figure in figures.items()} == {
+        "full": 1, "forgotten": 1, "cheaper": 2, "same": 2, "loss": 1,
+    }  # fmt: skip
     before = {path: path.stat().st_mtime_ns for path in out.rglob("seed_*/result.json")}
     assert len(before) == 4
     reproduce(str(paper), ["trainer.threads=1"], out=out)  # nothing is run again

@@ -133,15 +133,20 @@ def reproduce(
         **_environment(runs),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    for place in (where, folder) if record else (where,):
-        with atomic_write(place / RESULT) as file:
-            file.write(json.dumps(result, indent=1) + "\n")
+    _write(where, result)
+    if record:  # what this machine has not run stays as it was
+        _write(folder, result | {"figures": read_result(folder).get("figures", {}) | result["figures"]})
     counts = show(folder.name, paper, result, console)
     if changed:
         console.print(f"  With {escape(' '.join(changed))}, which is not the protocol.", soft_wrap=True)
     console.print(f"Runs: {escape(str(where))} (frostline compare {escape(str(where))} --html)", soft_wrap=True)
     if refused and counts[NOT_RUN]:
         raise UsageError(f"{len(refused)} of {len(paper.runs)} runs did not end; the same command goes on with them.")
+
+
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    with atomic_write(folder / RESULT) as file:
+        file.write(json.dumps(result, indent=1) + "\n")
 
 
 def _folder_of(name: str) -> Path:
@@ -157,7 +162,7 @@ def _works(paper: Paper, folder: Path, out: Path, settings: Sequence[str], seeds
     count = seeds or (len(paper.vary) or paper.seeds)
     if paper.vary and count > len(paper.vary):
         raise UsageError(
-            f"--seeds {count}: the protocol names {len(paper.vary)} repetitions. The nearest valid value is that."
+            f"--seeds {count}: the protocol has {len(paper.vary)} repetitions. The nearest valid value is that."
         )
     config = ["--config-dir", str((folder / "conf").resolve())] if (folder / "conf").is_dir() else []
     threads = f"trainer.threads={max(1, (os.cpu_count() or 1) // jobs)}"

@@ -201,7 +201,7 @@ def show(name: str, paper: Paper, result: Mapping[str, Any], console: Console) -
     if paid := result.get("bill"):
         spent = f"{paid['flops'] / 1e12:.3g} TFLOPs, {paid['seconds'] / 60:.3g} minutes"
         place = escape(f"{result.get('device', '?')}, {result.get('date', '?')}")
-        console.print(f"  All runs: {spent}, on {place}.", soft_wrap=True)
+        console.print(f"  The runs of {place}: {spent}.", soft_wrap=True)
     return counts
 
 
