@@ -13,7 +13,7 @@ import pytest
 from frostline.app.config import check, compose_config, papers_dir
 from frostline.app.reproduce import _works, reproduce, show_papers
 from frostline.core.checks import UsageError
-from frostline.report.reproductions import PROTOCOL, RESULT, Outcome, bounds, read_paper, read_result
+from frostline.report.reproductions import PROTOCOL, RESULT, Claim, Outcome, bounds, measured, read_paper, read_result
 
 PAPERS = sorted(path.parent.name for path in papers_dir().glob(f"*/{PROTOCOL}"))
 
@@ -114,6 +114,8 @@ def test_what_cannot_be_done_is_said(paper, tmp_path, capsys):
         ("value: flops", "value: flop", "flops"),
         ("least: 60", "lest: 60", "lest"),
         ("seeds: 2", "seeds: two", "two"),
+        ("between: [0, 0]", "between: [0]", "lowest and the highest"),
+        ("between: [0, 0]", "between: [1, 0]", "lowest and the highest"),
     ],
 )
 def test_a_protocol_that_does_not_hold_together_is_refused(paper, old, new, said):
@@ -133,8 +135,16 @@ def test_bounds_are_published_deviations_and_at_least_the_least(paper):
     assert Outcome.of([1.0]) == Outcome(1.0, None, 1)
 
 
+def test_what_a_run_does_not_measure_or_pay_has_no_figure():
+    run = {"metrics": {"stability_gap": None}, "ledger": [{"phase": "train", "usd": 0.0}]}
+    assert measured(Claim(run="a", value="stability_gap"), {"a": {0: run}}) == []
+    assert measured(Claim(run="a", over="b", value="usd"), {"a": {0: run}, "b": {0: run}}) == []
+    assert measured(Claim(run="a", value="usd"), {"a": {0: run}}) == [0.0]
+
+
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"figures": {"full": [1]}}', '{"figures": {"full": {"mean": 1}}}']
+    "content",
+    ['{"figures": {}, "bill": {}}', "", "[]", "{}", '{"figures": {"full": [1]}}', '{"figures": {"full": {"mean": 1}}}'],
 )
 def test_a_damaged_result_is_none(paper, content, capsys):
     (paper / RESULT).write_text(content)
@@ -160,7 +170,7 @@ def test_a_stopped_reproduction_goes_on(number, paper, tmp_path):
     end = time.monotonic() + 120
     while not list(parts.rglob("checkpoint*")) and time.monotonic() < end and child.poll() is None:
         time.sleep(0.05)
-    os.kill(child.pid, number)
+    (os.killpg if number == signal.SIGINT else os.kill)(child.pid, number)  # a terminal tells the whole group
     said, _ = child.communicate(timeout=120)
     assert child.returncode == 128 + number, said
     assert b"the same command goes on" in said

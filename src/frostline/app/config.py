@@ -101,22 +101,20 @@ def _warmup(*, _root_: Any) -> int:
 
 def conf_dir() -> Path:
     """Return the folder of YAML files: inside the wheel, or beside src/ in a checkout."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[1] / "conf", here.parents[3] / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise UsageError(f"frostline's conf/ folder is missing: expected it in {here.parents[1]} or its checkout.")
+    return _shipped("conf", "conf")
 
 
 def papers_dir() -> Path:
     """Return the folder of papers' protocols: inside the wheel, or in benchmarks/ of a checkout."""
+    return _shipped("papers", "benchmarks/papers")
+
+
+def _shipped(inside: str, beside: str) -> Path:
     here = Path(__file__).resolve()
-    for folder in (here.parents[1] / "papers", here.parents[3] / "benchmarks" / "papers"):
+    for folder in (here.parents[1] / inside, here.parents[3] / beside):
         if folder.is_dir():
             return folder
-    raise UsageError(
-        f"frostline's papers/ folder is missing: expected it in {here.parents[1]} or benchmarks/ of a checkout."
-    )
+    raise UsageError(f"frostline's {inside}/ folder is missing: expected it in {here.parents[1]} or its checkout.")
 
 
 def key_of(override: str) -> str:

@@ -35,7 +35,7 @@ from frostline.report.reproductions import (
 )
 
 ARGUMENTS = "arguments.json"
-HARMLESS = (  # change no figure: where it runs, what it costs there, where the same files are
+NO_FIGURE = (  # change no figure: where it runs, what it costs there, where the same files are
     "trainer.device", "trainer.threads", "cost", "tracking", "stream.workers", "stream.data_root", "stream.path",
     "model.checkpoint", "model.path",
 )  # fmt: skip
@@ -58,7 +58,7 @@ class Work:
 
     def protocol(self) -> str:
         """Return the settings that decide figures, and no paths of this machine."""
-        own = [a for a in self.arguments if not key_of(a).startswith(HARMLESS)]
+        own = [a for a in self.arguments if not key_of(a).startswith(NO_FIGURE)]
         return json.dumps([a for a in own if a != "--config-dir" and not Path(a).is_absolute()])
 
     def check(self) -> None:
@@ -105,7 +105,7 @@ def reproduce(
     in_range("-j", jobs, 1)
     for run in only:
         one_of("--only", run, tuple(paper.runs))
-    changed = [s for s in settings if not key_of(s).startswith(HARMLESS)]
+    changed = [s for s in settings if not key_of(s).startswith(NO_FIGURE)]
     if record and changed:
         raise UsageError(f"--record keeps figures of the protocol as it is; {changed[0]} changes it.")
     where = out or Path("outputs") / "reproduce" / folder.name
@@ -221,7 +221,8 @@ def _run(work: Work, children: set[subprocess.Popen]) -> str:
         arguments.append(f"hydra.run.dir={work.folder}")
     with (work.folder.parent / f"{work.folder.name}.log").open("w", encoding="utf-8") as log:
         command = [sys.executable, "-m", "frostline", "run", *arguments]
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=work.environment())
+        # in a group of its own: a terminal's Ctrl-C comes once, from us; a second signal would not wait for a checkpoint
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=work.environment(), process_group=0)
         children.add(child)
         code = child.wait()
         children.discard(child)

@@ -101,24 +101,26 @@ class LoaderSource:
         pinned = self.device.type == "cuda"
         lasting = workers > 0 and not self.random and callable(getattr(self.dataset, "digest", None))
         wanted = (self.dataset, workers, pinned)
-        before, loader = _idle.pop() if _idle and lasting else (None, None)
+        before, plan, loader = _idle.pop() if _idle and lasting else (None, [], None)
         if loader is None or before != wanted:
+            plan = []
             loader = DataLoader(
                 self.dataset,
-                batch_sampler=list(batches),
+                batch_sampler=plan,
                 num_workers=workers,
                 collate_fn=_stack,
                 pin_memory=pinned,
                 generator=noise,
                 persistent_workers=lasting,
             )
-        loader.batch_sampler[:] = batches  # type: ignore[index]  # the list given above; its reader begins it anew
+        plan[:] = batches  # the loader goes through it anew at each reading
         yield from loader
         if lasting:
-            _idle[:] = [(wanted, loader)]
+            _idle[:] = [(wanted, plan, loader)]
 
 
-_idle: list[tuple[tuple, DataLoader]] = []  # at most one, whose processes wait for the next reading of its data set
+# At most one: a loader whose processes wait for the next reading, what it reads, and the plan that it goes by.
+_idle: list[tuple[tuple, list[list[int]], DataLoader]] = []
 
 
 def _in_short(read: Iterable[Any]) -> Iterator[Any]:

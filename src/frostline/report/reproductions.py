@@ -89,6 +89,10 @@ def read_paper(folder: Path) -> Paper:
         claim.scale = paper.scale if claim.scale is None else claim.scale
         for run in filter(None, (claim.run, claim.minus, claim.over)):
             one_of(f"{path}: claims.{name}: run", run, tuple(paper.runs))
+        if claim.between is not None and (len(claim.between) != 2 or claim.between[0] > claim.between[1]):
+            raise UsageError(
+                f"{path}: claims.{name}.between={claim.between}: expected the lowest and the highest, [2, 3]."
+            )
         one_of(f"{path}: claims.{name}.value", claim.value, (*COLUMNS, *metrics.NAMES, ONLINE))
     return paper
 
@@ -135,21 +139,19 @@ def measured(claim: Claim, runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> 
     seeds = sorted(set.intersection(*(set(runs.get(name, {})) for name in needed)))
     found = []
     for seed in seeds:
-        value = _value(claim, runs[claim.run][seed])
-        if claim.minus:
-            value -= _value(claim, runs[claim.minus][seed])
-        if claim.over:
-            value /= _value(claim, runs[claim.over][seed])
-        found.append((claim.scale or 1.0) * value)
+        values = [_value(claim, runs[name][seed]) if name else 0.0 for name in (claim.run, claim.minus, claim.over)]
+        if None in values or (claim.over and not values[2]):
+            continue  # a run that was not asked for it, or that cost nothing
+        own, less, whole = (float(value or 0.0) for value in values)
+        found.append((claim.scale or 1.0) * ((own - less) / whole if claim.over else own - less))
     return found
 
 
-def _value(claim: Claim, run: dict[str, Any]) -> float:
+def _value(claim: Claim, run: dict[str, Any]) -> float | None:
     if claim.value == ONLINE:
         losses = run["training_loss"]
         return float(np.mean(losses[round(claim.begin * len(losses)) : round(claim.end * len(losses))]))
-    value = value_of(run, claim.value)
-    return np.nan if value is None else value
+    return value_of(run, claim.value)
 
 
 def bill(runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> dict[str, float]:
@@ -167,9 +169,11 @@ def read_result(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / RESULT).read_text("utf-8"))
         for figure in content["figures"].values():
             Outcome(**figure)
+        paid = content.get("bill", {"flops": 0, "seconds": 0})
+        known = all(isinstance(paid[key], int | float) for key in ("flops", "seconds"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return content
+    return content if known else {}
 
 
 def show(name: str, paper: Paper, result: Mapping[str, Any], console: Console) -> dict[str, int]:

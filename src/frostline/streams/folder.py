@@ -1,7 +1,7 @@
 """Images in folders, decoded as they are needed: for data that do not fit in memory."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,16 @@ def image_folder(
             arrival=arrival,
         )  # fmt: skip
 
-    if not in_memory:
-        return stream(loader)
+    return _kept(stream, loader, size, torch.device(device)) if in_memory else stream(loader)
+
+
+def _kept(
+    stream: Callable[[MakeSource], TaskStream],
+    loader: Callable[[bool, torch.Tensor, torch.Tensor, int], LoaderSource],
+    size: int,
+    device: torch.device,
+) -> TaskStream:
+    """Return the stream with its samples, of `size` bytes each, read and in memory: those that it uses, each once."""
     used: dict[bool, list[torch.Tensor]] = {True: [], False: []}
 
     def note(train: bool, rows: torch.Tensor, y: torch.Tensor, task: int) -> LoaderSource:
@@ -93,13 +101,12 @@ def image_folder(
     stream(note)
     rows = {train: torch.cat(parts).unique() for train, parts in used.items()}
     twice = 2 * size * sum(map(len, rows.values()))  # while they are put together
-    needs_room("stream.in_memory=true", twice, torch.device(device), "false, or a smaller stream.image_size")
+    needs_room("stream.in_memory=true", twice, device, "false, or a smaller stream.image_size")
     whole = {train: loader(train, own, own, 0) for train, own in rows.items()}
     pixels = {train: torch.cat([batch.x for batch in own.batches(256)]) for train, own in whole.items()}
+    holds = {train: own.holds() for train, own in whole.items()}
     return stream(
-        lambda train, own, y, task: _Held(
-            pixels[train], y, torch.searchsorted(rows[train], own), task, whole[train].holds()
-        )
+        lambda train, own, y, task: _Held(pixels[train], y, torch.searchsorted(rows[train], own), task, holds[train])
     )
 
 
