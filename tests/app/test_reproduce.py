@@ -124,6 +124,15 @@ def test_a_protocol_that_does_not_hold_together_is_refused(paper, old, new, said
         read_paper(paper)
 
 
+@pytest.mark.parametrize(
+    "content", ["", "runs:", "runs: {}", "[1, 2]", "claims: {a: 3}", "\ttitle: x", "runs: {a: []}\nseeds: 0"]
+)
+def test_what_is_no_protocol_is_one_message(paper, content):
+    (paper / PROTOCOL).write_text(content)
+    with pytest.raises(UsageError, match=PROTOCOL):
+        read_paper(paper)
+
+
 def test_bounds_are_published_deviations_and_at_least_the_least(paper):
     protocol = read_paper(paper)
     protocol.least = 0.5

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -139,7 +140,8 @@ def reproduce(
     counts = show(folder.name, paper, result, console)
     if changed:
         console.print(f"  With {escape(' '.join(changed))}, which is not the protocol.", soft_wrap=True)
-    console.print(f"Runs: {escape(str(where))} (frostline compare {escape(str(where))} --html)", soft_wrap=True)
+    shown = escape(shlex.quote(str(where)))
+    console.print(f"Runs: {shown} (frostline compare {shown} --html)", soft_wrap=True)
     if refused and counts[NOT_RUN]:
         raise UsageError(f"{len(refused)} of {len(paper.runs)} runs did not end; the same command goes on with them.")
 

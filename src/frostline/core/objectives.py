@@ -127,3 +127,10 @@ class Regression(Objective):
 
 classification = Classification()
 OBJECTIVES = {"classification": Classification, "regression": Regression}
+
+
+def means_apart(each: Tensor, replayed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of each sample's loss [B] over those that came in, and over the replayed ones, 0 where there are none."""
+    old = replayed.to(each.dtype)
+    came = 1 - old
+    return (each * came).sum() / came.sum(), (each * old).sum() / old.sum().clamp(min=1)

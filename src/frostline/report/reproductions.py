@@ -13,9 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from yaml import YAMLError
 
 from frostline.core import metrics
-from frostline.core.checks import UsageError, one_of
+from frostline.core.checks import UsageError, in_range, one_of
 from frostline.report.columns import COLUMNS
 from frostline.report.groups import value_of
 
@@ -81,9 +82,14 @@ def read_paper(folder: Path) -> Paper:
         paper = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Paper), OmegaConf.load(path)))
     except FileNotFoundError:
         raise UsageError(f"{folder}: expected a {PROTOCOL}, a paper's protocol and figures.") from None
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise UsageError(f"{path}: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        raise UsageError(f"{path} is no protocol: {' '.join(str(error).split())}") from None
     assert isinstance(paper, Paper)
+    if not paper.runs:
+        raise UsageError(
+            f"{path}: there are no runs. Expected runs: {{NAME: [SETTING=VALUE, ...]}}, claims: and a title."
+        )
+    in_range(f"{path}: seeds", paper.seeds, 1)
     for name, claim in paper.claims.items():
         claim.run, claim.value = claim.run or name, claim.value or paper.value
         claim.scale = paper.scale if claim.scale is None else claim.scale

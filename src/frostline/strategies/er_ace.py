@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from frostline.core.objectives import means_apart
 from frostline.core.step import Step
 from frostline.core.types import Batch, TaskStream
 from frostline.strategies.base import Strategy, needs_classes
@@ -31,8 +32,7 @@ class ERACE(Strategy):
         present = torch.zeros_like(logits[0]).scatter_reduce(0, batch.y, came, "amax") > 0
         among = torch.where(replayed[:, None] | present, logits, -torch.inf)
         each = F.cross_entropy(among, batch.y, reduction="none")
-        old = replayed.to(logits.dtype)
-        return (each * came).sum() / came.sum() + (each * old).sum() / old.sum().clamp(min=1)
+        return torch.stack(means_apart(each, replayed)).sum()
 
     def sees_images(self) -> bool:
         """Say no: the loss is about logits."""

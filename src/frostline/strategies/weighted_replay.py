@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frostline.core.checks import UsageError, in_range
+from frostline.core.objectives import means_apart
 from frostline.core.step import Step
 from frostline.core.types import Batch, TaskStream
 from frostline.strategies.base import Strategy, needs_classes
@@ -38,11 +39,10 @@ class WeightedReplay(Strategy):
     def criterion(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the two means, weighted; in a batch without replayed samples the others have the whole."""
         each = F.cross_entropy(logits, batch.y, reduction="none")
-        old = batch.replayed.to(each.dtype)
         share = step.task.index / (step.task.index + 1) if isinstance(self.share, str) else self.share
-        share = share * old.amax()  # 0 where none is replayed
-        came = 1 - old
-        return (1 - share) * (each * came).sum() / came.sum() + share * (each * old).sum() / old.sum().clamp(min=1)
+        share = share * batch.replayed.any()  # 0 where none is replayed
+        came, old = means_apart(each, batch.replayed)
+        return (1 - share) * came + share * old
 
     def sees_images(self) -> bool:
         """Say no: the loss is about logits."""
