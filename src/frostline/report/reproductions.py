@@ -217,5 +217,5 @@ def show(name: str, paper: Paper, result: Mapping[str, Any], console: Console) -
 
 def _number(mean: float, spread: float | None) -> str:
     """Return a mean with its standard deviation."""
-    digits = 2 if abs(mean) >= 1 else 3
+    digits = 2 if abs(mean) >= 10 else 3
     return f"{mean:.{digits}f}" if spread is None else f"{mean:.{digits}f} ± {spread:.{digits}f}"
