@@ -67,6 +67,20 @@ def test_it_is_not_the_square_of_the_mean_gradient(task, model):
     torch.nn.functional.cross_entropy(model(batch.x), batch.y).backward()
     squared_mean = model.head.weight.grad.square()
     assert float(ours.sum()) > 3 * float(squared_mean.sum())
+    batched = squared_gradients(model, task, [batch], labels="batched")["head.weight"]
+    torch.testing.assert_close(batched, squared_mean)
+
+
+def test_batched_is_the_mean_over_batches_of_the_squared_gradient_of_their_mean(task, model):
+    batches = list(task.train.batches(100))
+    found = squared_gradients(model, task, batches, labels="batched")
+    for name in ("head.weight", "head.bias"):
+        squares = []
+        for batch in batches:
+            model.zero_grad()
+            torch.nn.functional.cross_entropy(model(batch.x), batch.y).backward()
+            squares.append(model.get_parameter(name).grad.square())
+        torch.testing.assert_close(found[name], torch.stack(squares).mean(0))
 
 
 class Awkward(nn.Module):

@@ -53,6 +53,15 @@ def test_weights_as_he_et_al_draw_them(activation, gain):
     assert not net.head.bias.any()
 
 
+def test_weights_as_glorot_and_bengio_draw_them():
+    net = mlp((100,), 50, hidden=[2000], init="xavier")
+    for weight, ends in ((net.backbone.layer1[0].weight, 2100), (net.head.weight, 2050)):  # type: ignore[union-attr,index]
+        bound = (6 / ends) ** 0.5
+        assert 0.99 * bound < weight.abs().max().item() <= bound
+        assert weight.std().item() == pytest.approx((2 / ends) ** 0.5, rel=0.02)
+    assert not net.head.bias.any()
+
+
 def test_linear_and_mlp():
     assert [n for n, _ in linear((1, 4, 4), 3).named_parameters()] == ["head.weight", "head.bias"]
     net = mlp((1, 28, 28), 10)

@@ -65,6 +65,21 @@ def test_a_few_samples_a_task_are_of_every_class():
         from_arrays("digits", tasks=2, samples_per_task=4)
 
 
+def test_angles_are_even_or_drawn_from_ranges_or_from_all():
+    def angles(kind, seed=0):
+        tasks = from_arrays(
+            "digits", kind="rotated", tasks=12, scenario="domain", max_angle=180, angles=kind, seed=seed
+        )
+        return [task.train.transform.key if task.train.transform else 0.0 for task in tasks]
+
+    assert angles("even") == pytest.approx([15.0 * t for t in range(12)])
+    within, drawn = angles("within"), angles("random")
+    assert all(15 * t <= angle < 15 * (t + 1) for t, angle in enumerate(within))
+    assert drawn != sorted(drawn)
+    assert all(0 <= angle < 180 for angle in drawn)
+    assert drawn == angles("random") != angles("random", seed=1)
+
+
 def test_permuted_and_rotated():
     permuted = from_arrays("digits", kind="permuted", tasks=3, scenario="domain")
     plain, second = everything_in(permuted[0].test), everything_in(permuted[1].test)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from frostline.core.rng import generator
 from frostline.core.structure import head, hidden_units
 from frostline.core.tensors import flags
 
@@ -25,6 +26,15 @@ def allowed(model: nn.Module, name: str, like: Tensor, needed: Mapping[str, Tens
     return 1 - torch.minimum(own[:, None], needed[feeding[0]]) if feeding else (1 - own)[:, None].expand_as(like)
 
 
+def drawn(model: nn.Module, seed: int, task: int) -> dict[str, Tensor]:
+    """Return a task's first embeddings, one a hidden unit, by layer."""
+    weights = {unit.layer: model.get_parameter(f"{unit.layer}.weight") for unit in hidden_units(model)}
+    return {
+        layer: torch.randn(len(weight), generator=generator(seed, "hat", layer, task)).to(weight)
+        for layer, weight in weights.items()
+    }
+
+
 def moved(leaves: Mapping[str, Tensor], s: float, s_max: float, rate: float) -> dict[str, Tensor]:
     """Return embeddings e after a step of `rate` along their gradients, compensated for the slope of sigmoid(s e).
 
@@ -39,3 +49,10 @@ def moved(leaves: Mapping[str, Tensor], s: float, s_max: float, rate: float) -> 
     length = torch.stack([pull.norm() for pull in pulls.values()]).norm()
     step = rate * (1e4 / length.clamp(min=1e4))
     return {layer: (e.detach() - step * pulls[layer]).clamp(-6, 6) for layer, e in leaves.items()}
+
+
+def claimed(gates: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> Tensor:
+    """Return the share of the units that no task before needs (1 - `taken`) that these gates let through, a scalar."""
+    free = {layer: 1 - taken.get(layer, torch.zeros_like(gate)) for layer, gate in gates.items()}
+    wanted = torch.stack([(gates[layer] * free[layer]).sum() for layer in gates]).sum()
+    return wanted / torch.stack([own.sum() for own in free.values()]).sum().clamp(min=1e-6)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad
 
 from frostline.core.checks import UsageError, one_of
 from frostline.core.examples import ExampleSums, Measure
@@ -11,7 +12,8 @@ from frostline.core.objectives import Classification
 from frostline.core.scope import evaluating
 from frostline.core.types import Batch, Task, masked
 
-LABELS = ("empirical", "sampled", "exact")
+LABELS = ("empirical", "sampled", "exact")  # of each example's own gradient
+ESTIMATES = (*LABELS, "batched")
 
 
 def squared_gradients(
@@ -25,18 +27,36 @@ def squared_gradients(
     """Return the mean over examples of the squared gradient of the log-likelihood, for every parameter by name.
 
     This is the diagonal of the Fisher information (Kirkpatrick et al. 2017, arXiv 1612.00796): squared for each
-    example and then averaged, in eval mode. Several frameworks square the gradient of the batch mean instead, which
-    is smaller by up to the batch size.
+    example and then averaged, in eval mode.
 
     labels: 'empirical' takes the data's labels, 'sampled' draws them from the model, 'exact' sums over all visible
-    classes weighted by the model's probabilities (one backward pass a class).
+    classes weighted by the model's probabilities (one backward pass a class). 'batched' is what several frameworks have in
+    its place: the square of the gradient of each batch's mean, at the data's labels, smaller by up to the batch's size (van
+    de Ven 2025, arXiv 2502.11756, on what difference these make).
     """
+    if labels == "batched":
+        return _squares_of_means(model, task, batches)
     total, count = ExampleSums(model, likelihood(task), power=2), 0
     with evaluating(model):
         for batch, first, y, mask, weight in labelled(model, task, batches, labels, generator):
             count += len(batch) if first else 0
             total.add(batch, y, mask, weight)
     return total.over(count)
+
+
+def _squares_of_means(model: nn.Module, task: Task, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    measure, weights = likelihood(task), {n: p.detach() for n, p in model.named_parameters()}
+    total, count = {n: torch.zeros_like(p) for n, p in weights.items()}, 0  # of batches
+
+    def mean(values: dict[str, Tensor], batch: Batch) -> Tensor:
+        return measure(functional_call(model, values, (batch.x,)), batch.y, visible_rows(task, batch)).mean()
+
+    with evaluating(model):
+        for batch in batches:
+            count += 1
+            for name, gradient in grad(mean)(weights, batch).items():
+                total[name] += gradient.square()
+    return {n: t / max(count, 1) for n, t in total.items()}
 
 
 def likelihood(task: Task) -> Measure:

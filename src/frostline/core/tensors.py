@@ -69,3 +69,11 @@ def flags(places: Iterable[int], like: Tensor) -> Tensor:
     found = torch.zeros(len(like), dtype=torch.bool, device=like.device)
     found[list(places)] = True
     return found
+
+
+def smallest(values: Tensor, among: Tensor, share: float) -> Tensor:
+    """Return which of the values marked in `among` are the `share` smallest by their size, bool of the same shape."""
+    places = among.flatten().nonzero().squeeze(1)
+    found = torch.zeros_like(among).flatten()
+    found[places[values.flatten()[places].abs().argsort()[: round(share * len(places))]]] = True
+    return found.view_as(among)

@@ -36,11 +36,12 @@ def mlp(
     """Return a perceptron with hidden layers of the widths in `hidden`; each layer is a block.
 
     init: 'torch' as nn.Linear draws its weights, or 'kaiming' (He et al. 2015, arXiv 1502.01852): uniform, of a variance that
-    keeps the activation's, biases 0. It has no gain for elu, gelu and silu; those take that of relu.
+    keeps the activation's, biases 0. It has no gain for elu, gelu and silu; those take that of relu. 'xavier' (Glorot & Bengio
+    2010): uniform, of variance 2 / (in + out), biases 0.
     """
     in_range("model.dropout", dropout, 0, 1)
     one_of("model.activation", activation, tuple(ACTIVATIONS))
-    one_of("model.init", init, ("torch", "kaiming"))
+    one_of("model.init", init, ("torch", "kaiming", "xavier"))
     parts: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     width = prod(shape)
     for number, units in enumerate(hidden):
@@ -49,13 +50,12 @@ def mlp(
         parts[f"layer{number + 1}"] = nn.Sequential(*layer)
         width = units
     model = Classifier(nn.Sequential(parts), width, classes)
-    if init == "kaiming":
-        _draw(model, "relu" if activation in ("elu", "gelu", "silu") else activation)
-    return model
-
-
-def _draw(model: Classifier, activation: str) -> None:
-    for module in model.modules():
+    gain = "relu" if activation in ("elu", "gelu", "silu") else activation
+    for module in model.modules() if init != "torch" else ():
         if isinstance(module, nn.Linear):
-            nn.init.kaiming_uniform_(module.weight, nonlinearity="linear" if module is model.head else activation)  # type: ignore[arg-type]
+            if init == "kaiming":
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="linear" if module is model.head else gain)  # type: ignore[arg-type]
+            else:
+                nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
+    return model

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.core.checks import one_of
-from frostline.core.importance import LABELS
+from frostline.core.importance import ESTIMATES
 from frostline.core.rng import generator
 from frostline.core.structure import head
 from frostline.core.types import Task
@@ -26,7 +26,7 @@ class TopGradient(UnderShare):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("selector.labels", self.labels, LABELS)
+        one_of("selector.labels", self.labels, ESTIMATES)
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         rng = generator(self.seed, "top gradient", task.index)

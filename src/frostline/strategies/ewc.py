@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import in_range, one_of
-from frostline.core.importance import LABELS, probe, squared_gradients
+from frostline.core.importance import ESTIMATES, LABELS, probe, squared_gradients
 from frostline.core.kronecker import curvature, parameters_of, rows
 from frostline.core.rng import generator
 from frostline.core.scope import Scope
@@ -22,17 +22,17 @@ class EWC(Quadratic):
 
     mode: 'separate' keeps one quadratic term a task. Their sum is again a quadratic, with the summed Fisher around the
     Fisher-weighted mean of the old weights, so two tensors a parameter hold any number of tasks exactly (up to a constant
-    that no gradient sees). 'online' keeps the latest weights as the centre and lets the old Fisher fade: F <- decay * F + F_t
-    (Schwarz et al. 2018, arXiv 1805.06370). labels: how the Fisher information is estimated, see
+    that no gradient sees). 'online' keeps the latest weights as the centre and lets the old Fisher fade: F <- decay * F +
+    F_t (Schwarz et al. 2018, arXiv 1805.06370). labels: how the Fisher information is estimated, see
     importance.squared_gradients. samples: training samples of the task it is estimated from (all where None). Importance is
     taken over all weights, since a layer that is frozen today may thaw tomorrow; only thawed ones are penalised. Other
-    people's coefficients: codes without the factor 1/2 (Avalanche, Hsu et al. 2018) write lambda for strength = 2 lambda, van
-    de Ven's with it the same number; codes that square the gradient of a batch's mean have a Fisher up to B times smaller.
-    curvature: 'diagonal', or 'kronecker', in which a linear layer that sees one vector an example has the Kronecker product of
-    two matrices for its Fisher information (Ritter et al. 2018, arXiv 1805.07810), a term for each task; all other weights
-    keep their diagonal. Its 'online' mode has the faded sum of G and the mean of A for the sum of the products.
-    Stores two numbers a weight, or in x in + out x out numbers and the weights for each linear layer and task. Adds a pass
-    over the weights to a step, or two products a layer and task.
+    people's coefficients: codes without the factor 1/2 (Avalanche, Hsu et al. 2018) write lambda for strength = 2 lambda,
+    van de Ven's with it the same number; codes that square the gradient of a batch's mean have a Fisher up to B times
+    smaller (labels=batched). curvature: 'diagonal', or 'kronecker', in which a linear layer that sees one vector an example
+    has the Kronecker product of two matrices for its Fisher information (Ritter et al. 2018, arXiv 1805.07810), a term for
+    each task; all other weights keep their diagonal. Its 'online' mode has the faded sum of G and the mean of A for the sum
+    of the products. Stores two numbers a weight, or in x in + out x out numbers and the weights for each linear layer and
+    task. Adds a pass over the weights to a step, or two products a layer and task.
     """
 
     name: ClassVar[str] = "ewc"
@@ -54,7 +54,7 @@ class EWC(Quadratic):
         in_range("strategy.ewc.decay", self.decay, 0, 1)
         in_range("strategy.ewc.samples", self.samples, 1)
         one_of("strategy.ewc.mode", self.mode, ("separate", "online"))
-        one_of("strategy.ewc.labels", self.labels, LABELS)
+        one_of("strategy.ewc.labels", self.labels, LABELS if self.curvature == "kronecker" else ESTIMATES)
         one_of("strategy.ewc.curvature", self.curvature, ("diagonal", "kronecker"))
 
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import in_range
-from frostline.core.gates import allowed, moved
-from frostline.core.rng import generator
+from frostline.core.gates import allowed, claimed, drawn, moved
 from frostline.core.scope import Scope, holding
 from frostline.core.step import Step
 from frostline.core.structure import hidden_units
@@ -60,10 +59,7 @@ class HAT(Strategy):
     def before_task(self, scope: Scope, task: Task) -> None:
         """Draw an embedding of the task's own for each layer."""
         if not self.embeddings:
-            for unit in hidden_units(scope.model):
-                weight = scope.model.get_parameter(f"{unit.layer}.weight")
-                drawn = torch.randn(len(weight), generator=generator(self.seed, "hat", unit.layer, task.index))
-                self.embeddings[unit.layer] = drawn.to(weight)
+            self.embeddings = drawn(scope.model, self.seed, task.index)
 
     def thawing(self, scope: Scope, task: Task) -> None:
         """Work out how far each weight may move in this task."""
@@ -89,12 +85,8 @@ class HAT(Strategy):
         """Return the share that the task takes of the units that were free."""
         for e in self._leaves.values():
             e.grad = None  # of a pass before this one
-        if not self.sparsity:
-            return logits.new_zeros(())
         gates = {layer: torch.sigmoid(self._s * e) for layer, e in self._leaves.items()}
-        free = {layer: 1 - self.taken.get(layer, torch.zeros_like(gate)) for layer, gate in gates.items()}
-        wanted = torch.stack([(gates[layer] * free[layer]).sum() for layer in gates]).sum()
-        return self.sparsity * wanted / torch.stack([own.sum() for own in free.values()]).sum().clamp(min=1e-6)
+        return self.sparsity * claimed(gates, self.taken)
 
     def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
         """Note the weights that the step is taken from."""
@@ -117,11 +109,8 @@ class HAT(Strategy):
     @contextmanager
     def serving(self, model: nn.Module, task: Task | None) -> Iterator[None]:
         """Let a learned task see its own units: a gate on what a unit puts out is one on the weights that it goes out by."""
-        if task is None or task.index >= len(self.gates):
-            yield
-            return
-        gates = self.gates[task.index]
-        outgoing = {f"{unit.following}.weight": gates[unit.layer] for unit in hidden_units(model)}
+        gates = self.gates[task.index] if task is not None and task.index < len(self.gates) else {}
+        outgoing = {f"{unit.following}.weight": gates[unit.layer] for unit in hidden_units(model) if gates}
         with holding(model, {name: model.get_parameter(name).detach() * gate for name, gate in outgoing.items()}):
             yield
 

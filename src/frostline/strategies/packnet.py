@@ -11,6 +11,7 @@ from frostline.core.checks import UsageError, in_range
 from frostline.core.scope import Scope, holding, stop_statistics
 from frostline.core.step import Step
 from frostline.core.structure import everything, head
+from frostline.core.tensors import smallest
 from frostline.core.types import Batch, Task, TaskStream
 from frostline.strategies.base import Grads, Strategy, needs_task_labels
 
@@ -65,10 +66,8 @@ class PackNet(Strategy):
     def thawing(self, scope: Scope, task: Task) -> None:
         """Keep what must not move."""
         for name, p in scope.parameters.items():
-            if name not in self.owner:
-                self.owner[name] = torch.zeros_like(p, dtype=torch.uint8)
-            if name not in self.pinned:
-                self.pinned[name] = p.detach().clone()
+            self.owner.setdefault(name, torch.zeros_like(p, dtype=torch.uint8))
+            self.pinned.setdefault(name, p.detach().clone())
 
     def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
         """Return no gradient for what belongs to older tasks, or was pruned."""
@@ -95,10 +94,8 @@ class PackNet(Strategy):
                 rows = part.visible[part.index] if part.visible.ndim > 1 else part.visible
                 free = free & rows.view(-1, *(1,) * (p.ndim - 1))
             elif name in pruned and name in scope.names:
-                places = free.flatten().nonzero().squeeze(1)
-                drop = places[p.detach().flatten()[places].abs().argsort()[: round(self.prune * len(places))]]
-                p.data.view(-1)[drop] = 0.0
-                free = free.flatten().index_fill(0, drop, False).view_as(free)
+                p.data.masked_fill_(drop := smallest(p.detach(), free, self.prune), 0.0)
+                free = free & ~drop
             self.owner[name] = torch.where(free, own, owner).to(torch.uint8)
         self.pinned = {name: scope.model.get_parameter(name).detach().clone() for name in self.pinned}
 
@@ -112,12 +109,8 @@ class PackNet(Strategy):
         if task is None or task.index >= self.learned or not self.owner:
             yield
             return
-        weights = {
-            name: model.get_parameter(name).detach() * (self.owner[name] <= task.index + 1)
-            for name in _pruned(model)
-            if name in self.owner
-        }
-        with holding(model, weights):
+        own = {name: self.owner[name] <= task.index + 1 for name in _pruned(model) if name in self.owner}
+        with holding(model, {name: model.get_parameter(name).detach() * kept for name, kept in own.items()}):
             yield
 
 

@@ -20,6 +20,7 @@ from frostline.streams.groups import class_groups
 
 TASK_BY_TASK = Arrival()
 KINDS = ("split", "permuted", "rotated")
+ANGLES = ("even", "within", "random")
 SCENARIOS = ("class", "task", "domain")
 MakeSource = Callable[[bool, Tensor, Tensor, int], Source]  # (train?, rows, labels, task) -> source
 
@@ -32,6 +33,7 @@ def from_arrays(
     classes_per_task: int | None = None,
     class_order: Any = "natural",
     max_angle: float = 180.0,
+    angles: str = "even",
     validation: float = 0.0,
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
@@ -46,17 +48,19 @@ def from_arrays(
 ) -> TaskStream:
     """Return a stream over a data set that fits on the training device.
 
-    kind: 'split' gives each task its own group of classes; 'permuted' gives each all classes with the pixels in an
-    order of its own, the first task's natural (Goodfellow et al. 2013); 'rotated' turns task t by t * max_angle / tasks
-    degrees. scenario: 'class' decides among all classes seen so far, 'task' among the task's own, 'domain' asks for the
-    place within the task with the task unknown. class_order: 'natural', 'random' (by seed) or a list of classes.
-    validation: share of each task's training samples held out. samples_per_*: training samples kept;
-    test_samples_per_class: test samples kept. online: the
-    trainer may pass over the data only once. scaling: of the pixels, see datasets.load. arrival: how samples come.
+    kind: 'split' gives each task its own group of classes; 'permuted' gives each all classes with the pixels in an order of
+    its own, the first task's natural (Goodfellow et al. 2013); 'rotated' turns task t by t * max_angle / tasks degrees, or
+    with other `angles` by one drawn from its own of `tasks` equal ranges ('within', as Lopez-Paz & Ranzato 2017) or from
+    all of them ('random', as Buzzega et al. 2020). scenario: 'class' decides among all classes seen so far, 'task' among
+    the task's own, 'domain' asks for the place within the task with the task unknown. class_order: 'natural', 'random' (by
+    seed) or a list of classes. validation: share of each task's training samples held out. samples_per_*: training samples
+    kept; test_samples_per_class: test samples kept. online: the trainer may pass over the data only once. scaling: of the
+    pixels, see datasets.load. arrival: how samples come.
     """
     one_of("stream.kind", kind, KINDS)
     in_range("stream.tasks", tasks, 1)
     in_range("stream.max_angle", max_angle, 0, 360)
+    one_of("stream.angles", angles, ANGLES)
     if kind != "split" and classes_per_task is not None:
         raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
     arrival = Arrival.of(arrival)
@@ -72,13 +76,21 @@ def from_arrays(
         orders = [torch.randperm(pixels, generator=generator(seed, "permutation", t)) for t in range(1, tasks)]
         transforms[1:] = [_Permute(order) for order in orders]
     elif kind == "rotated":
-        transforms[1:] = [_Rotate(t * max_angle / tasks, data.black) for t in range(1, tasks)]
+        turns = _turns(angles, tasks, seed)
+        transforms = [_Rotate(turn * max_angle, data.black) if turn else None for turn in turns]
     make = _resident(data, transforms, device)
     return assemble(
         f"{kind}_{dataset}", groups, scenario, data.y_train, data.y_test, make, tuple(data.x_train.shape[1:]), device,
         validation=validation, samples_per_class=samples_per_class, samples_per_task=samples_per_task,
         test_samples_per_class=test_samples_per_class, online=online, seed=seed, arrival=arrival,
     )  # fmt: skip
+
+
+def _turns(angles: str, tasks: int, seed: int) -> list[float]:
+    """Return how far each task is turned, as a share of the largest angle."""
+    drawn = torch.rand(tasks, generator=generator(seed, "angles"), dtype=torch.float64)
+    even = torch.arange(tasks, dtype=torch.float64)
+    return {"even": even / tasks, "within": (even + drawn) / tasks, "random": drawn}[angles].tolist()
 
 
 # Runs of a sweep and seeds at once share one copy; nobody writes into it.
