@@ -8,12 +8,12 @@ from frostline.core.checks import UsageError
 
 
 class Classifier(nn.Module):
-    """A backbone (an nn.Sequential of blocks from shallow to deep) with a linear head on its [B, D] features."""
+    """A backbone (an nn.Sequential of blocks from shallow to deep) with a linear head on its features [B, ..., D]."""
 
-    def __init__(self, backbone: nn.Sequential, features: int, classes: int):
+    def __init__(self, backbone: nn.Sequential, features: int, classes: int, bias: bool = True):
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(features, classes)
+        self.head = nn.Linear(features, classes, bias)
         self.original: dict[str, str] = {}  # names that its parts have in the library they come from, by ours
 
     def blocks(self) -> list[str]:
@@ -25,7 +25,7 @@ class Classifier(nn.Module):
         return list(self.backbone.children())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, C]."""
+        """Return logits [B, ..., C]."""
         return self.head(self.backbone(x))
 
 

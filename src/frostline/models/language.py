@@ -98,10 +98,22 @@ class LastToken(nn.Module):
         return self.norm(hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0])
 
 
+class EveryToken(nn.Module):
+    """All tokens after the final norm: how decoders are read that say what comes next."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, state: State) -> Tensor:
+        """Return [B, L, D]."""
+        return self.norm(state[0])
+
+
 FAMILIES = "expected a model built like BERT, GPT-2 or Llama"
 
 
-def _cut(net: Any, length: int) -> nn.Sequential:
+def _cut(net: Any, length: int, every: bool = False) -> nn.Sequential:
     """Return the stages of a model, held against the whole model on texts of this length, padded ones among them.
 
     A family may scale its embeddings, norm after its last layer, or look through a window: cut without that, it computes
@@ -109,7 +121,7 @@ def _cut(net: Any, length: int) -> nn.Sequential:
     """
     name = type(net).__name__
     try:
-        stages = staged(net)
+        stages = staged(net, every)
         difference = _difference(net, stages, length)
     except UsageError:
         raise
@@ -137,28 +149,34 @@ def _difference(net: Any, stages: nn.Sequential, length: int) -> float:
         found = stages.eval()(x)
     net.train(was)
     stages.train(was)
-    last = whole[torch.arange(3), real.sum(1) - 1]  # normed already, where the whole model norms it
-    wanted = stages.pool((whole, real)) if isinstance(stages.pool, MeanOfTokens) else last
+    if isinstance(stages.pool, EveryToken):
+        found, wanted = found[real], whole[real]
+    elif isinstance(stages.pool, MeanOfTokens):
+        wanted = stages.pool((whole, real))
+    else:
+        wanted = whole[torch.arange(3), real.sum(1) - 1]  # normed already, where the whole model norms it
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
 
 
-def staged(net: Any) -> nn.Sequential:
-    """Return the stages of a Hugging Face base model: embedding, blocks, pooling.
+def staged(net: Any, every: bool = False) -> nn.Sequential:
+    """Return the stages of a Hugging Face base model: embedding, blocks, and pooling, or with `every` the last norm.
 
     Known are models built like BERT (also RoBERTa-size relatives such as MiniLM), GPT-2, and Llama (also Qwen and Mistral).
     """
-    padding = net.config.pad_token_id
+    padding, read = None if every else net.config.pad_token_id, EveryToken if every else LastToken
     parts: OrderedDict[str, nn.Module] = OrderedDict()
     if hasattr(net, "encoder") and hasattr(net, "embeddings"):
         parts["embedding"] = TokenEmbedding(padding, net.embeddings)
         blocks: list[nn.Module] = [EncoderBlock(layer) for layer in net.encoder.layer]
         pool: nn.Module = MeanOfTokens()
+        if every:
+            raise UsageError(f"{type(net).__name__} sees later tokens too: expected a model that says what comes next.")
     elif hasattr(net, "wte"):
         parts["embedding"] = TokenEmbedding(padding, net.wte, net.wpe)
-        blocks, pool = [DecoderBlock(layer, None) for layer in net.h], LastToken(net.ln_f)
+        blocks, pool = [DecoderBlock(layer, None) for layer in net.h], read(net.ln_f)
     elif hasattr(net, "embed_tokens") and hasattr(net, "rotary_emb"):
         parts["embedding"] = TokenEmbedding(padding, net.embed_tokens)
-        blocks, pool = [DecoderBlock(layer, net.rotary_emb) for layer in net.layers], LastToken(net.norm)
+        blocks, pool = [DecoderBlock(layer, net.rotary_emb) for layer in net.layers], read(net.norm)
     else:
         raise UsageError(f"{type(net).__name__} cannot be cut into stages: {FAMILIES}.")
     parts |= {f"block{number + 1}": block for number, block in enumerate(blocks)}
@@ -174,9 +192,41 @@ def huggingface(
     dropout: of hidden states and attention, 0 by default so that frozen blocks can be cached.
     pretrained: false takes the config only, with random weights. Nothing is downloaded.
     """
+    net, missing = _load("AutoModel", shape, path, pretrained, dropout)
+    named = {id(t): n for n, t in (*net.named_parameters(), *net.named_buffers())}
+    model = original_names(Classifier(_cut(net, shape[0]), net.config.hidden_size, classes), named)
+    refuse_missing(missing & set(model.original.values()), len(model.original), f"model.path={path!r}")
+    return model
+
+
+def causal_lm(
+    shape: Sequence[int], classes: int, path: str, pretrained: bool = True, dropout: float = 0.0
+) -> Classifier:
+    """Return the language model in the folder `path` (config.json and safetensors), from token ids to next tokens' logits.
+
+    [B, L] in, [B, L, V] out. Nothing is downloaded, and no code that comes with a model is run. A head that shares the
+    embedding's weight stays so.
+    """
+    net, missing = _load("AutoModelForCausalLM", shape, path, pretrained, dropout)
+    known = net.get_input_embeddings().num_embeddings
+    if known < classes:
+        raise UsageError(
+            f"model.path={path!r} knows {known} tokens, the stream has {classes}. Expected the model's own tokenizer: "
+            f"stream.tokenizer={path}."
+        )
+    named = {id(t): n for n, t in (*net.named_parameters(), *net.named_buffers())}
+    output = net.get_output_embeddings()
+    model = Classifier(_cut(net.base_model, shape[0], every=True), output.in_features, known, output.bias is not None)
+    model.head = output
+    refuse_missing(missing & set(named.values()), len(named), f"model.path={path!r}")
+    return original_names(model, named)
+
+
+def _load(kind: str, shape: Sequence[int], path: str, pretrained: bool, dropout: float) -> tuple[Any, set[str]]:
+    """Return a model of transformers' own from a folder, and which of its weights the folder lacks."""
     torchvision()  # transformers imports it
     try:
-        from transformers import AutoConfig, AutoModel
+        import transformers
         from transformers.utils import logging
     except ImportError as error:
         raise UsageError("Hugging Face models need transformers: pip install 'frostline[text]'.") from error
@@ -188,7 +238,7 @@ def huggingface(
         raise UsageError(f"model.path={path!r}: expected a folder with a config.json and model.safetensors.")
     logging.disable_progress_bar()  # a bar for a second's work
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
         for key in DROPOUTS:
             if hasattr(config, key):
                 setattr(config, key, dropout)
@@ -200,19 +250,18 @@ def huggingface(
         }
         missing: set[str] = set()
         if pretrained:
-            net, told = AutoModel.from_pretrained(path, attn_implementation="sdpa", output_loading_info=True, **more)
+            net, told = getattr(transformers, kind).from_pretrained(
+                path, attn_implementation="sdpa", output_loading_info=True, **more
+            )
             missing = set(told["missing_keys"])
         else:
-            net = AutoModel.from_config(config, attn_implementation="sdpa")
+            net = getattr(transformers, kind).from_config(config, attn_implementation="sdpa")
     except (
         Exception
     ) as error:  # an unknown family, a config that is none, missing or damaged weights, no fused attention
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"model.path={path!r}: {type(error).__name__}: {reason} Here {FAMILIES}.") from error
-    named = {id(t): n for n, t in (*net.named_parameters(), *net.named_buffers())}
-    model = original_names(Classifier(_cut(net, shape[0]), config.hidden_size, classes), named)
-    refuse_missing(missing & set(model.original.values()), len(model.original), f"model.path={path!r}")
-    return model
+    return net, missing
 
 
 def minilm(shape: Sequence[int], classes: int, pretrained: bool = True, dropout: float = 0.0) -> Classifier:

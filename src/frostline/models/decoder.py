@@ -1,0 +1,131 @@
+"""A compact language model built like Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from frostline.core.checks import UsageError, in_range
+from frostline.models.classifier import Classifier
+
+EPSILON = 1e-6  # of the norms
+
+
+class Attention(nn.Module):
+    """Causal self-attention in which `heads` queries share `kv_heads` keys and values, turned by their places."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, width: int, heads: int, kv_heads: int, length: int, theta: float):
+        super().__init__()
+        self.size = width // heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, kv_heads * self.size, bias=False)
+        self.v_proj = nn.Linear(width, kv_heads * self.size, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+        speeds = theta ** (-torch.arange(0, self.size, 2) / self.size)
+        angles = torch.outer(torch.arange(length), speeds).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, L, D] from [B, L, D]."""
+        q, k, v = (p(x).unflatten(-1, (-1, self.size)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        found = F.scaled_dot_product_attention(
+            self._turned(q), self._turned(k), v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
+        )
+        return self.o_proj(found.transpose(1, 2).flatten(2))
+
+    def _turned(self, x: Tensor) -> Tensor:
+        """Return queries or keys [B, H, L, d] turned by their places (Su et al. 2021, arXiv 2104.09864)."""
+        length = x.shape[2]
+        first, second = x.chunk(2, -1)
+        return x * self.cos[:length] + torch.cat((-second, first), -1) * self.sin[:length]
+
+
+class SwiGLU(nn.Module):
+    """Down of silu(gate) times up (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., D] from [..., D]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each on the normed state and added to it."""
+
+    def __init__(self, width: int, hidden: int, heads: int, kv_heads: int, length: int, theta: float):
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(width, EPSILON)
+        self.self_attn = Attention(width, heads, kv_heads, length, theta)
+        self.post_attention_layernorm = nn.RMSNorm(width, EPSILON)
+        self.mlp = SwiGLU(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the next hidden states [B, L, D]."""
+        x = x + self.self_attn(self.input_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def decoder(
+    shape: Sequence[int],
+    classes: int,
+    width: int = 128,
+    depth: int = 4,
+    heads: int = 4,
+    kv_heads: int = 2,
+    hidden: int = 384,
+    theta: float = 10_000.0,
+    tied: bool = True,
+) -> Classifier:
+    """Return a decoder from token ids [B, L] to the next tokens' logits [B, L, V], with weights as Llama draws them.
+
+    It computes what Hugging Face's LlamaForCausalLM does, and is exported under its names. hidden: of the MLP. theta: of the
+    rotary positions. tied: the head's matrix is the embedding's, one parameter under the embedding's name. Touvron et al. 2023,
+    arXiv 2302.13971.
+    """
+    if len(shape) != 1:
+        raise UsageError(f"model=decoder needs sequences of token ids, such as stream=language, not {list(shape)}.")
+    for name, value in (
+        ("width", width),
+        ("depth", depth),
+        ("heads", heads),
+        ("kv_heads", kv_heads),
+        ("hidden", hidden),
+    ):
+        in_range(f"model.{name}", value, 1)
+    if width % (2 * heads):
+        raise UsageError(f"model.heads={heads}: expected a number of which twice divides model.width={width}.")
+    if heads % kv_heads:
+        raise UsageError(f"model.kv_heads={kv_heads}: expected a number that divides model.heads={heads}.")
+    embedding = nn.Embedding(classes, width)
+    parts: OrderedDict[str, nn.Module] = OrderedDict(embedding=embedding)
+    for number in range(depth):
+        parts[f"block{number + 1}"] = Block(width, hidden, heads, kv_heads, shape[0], theta)
+    parts["norm"] = nn.RMSNorm(width, EPSILON)
+    model = Classifier(nn.Sequential(parts), width, classes, bias=False)
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+    if tied:
+        model.head.weight = embedding.weight
+    model.original = {name: _llama(name) for name, _ in model.named_parameters()}
+    return model
+
+
+def _llama(name: str) -> str:
+    """Return what Hugging Face's LlamaForCausalLM calls a parameter."""
+    known = {"backbone.embedding.weight": "model.embed_tokens.weight", "backbone.norm.weight": "model.norm.weight"}
+    if name.startswith("backbone.block"):
+        number, rest = name.removeprefix("backbone.block").split(".", 1)
+        return f"model.layers.{int(number) - 1}.{rest}"
+    return known.get(name, "lm_head.weight")

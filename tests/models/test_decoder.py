@@ -1,0 +1,123 @@
+"""The decoder against Hugging Face's Llama with the same weights, and causal models cut from their folders."""
+
+import pytest
+import torch
+from torch import nn
+
+from frostline.core.checks import UsageError
+from frostline.core.structure import blocks, everything, head
+from frostline.core.torchvision_schemas import torchvision
+from frostline.models import causal_lm, decoder
+from frostline.selectors.roles import names_of_role
+
+torchvision()
+transformers = pytest.importorskip("transformers")
+
+TOKENS, LENGTH = 61, 24
+
+
+def llama(kv_heads=2, tied=True, **more):
+    config = transformers.LlamaConfig(
+        vocab_size=TOKENS, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=kv_heads, tie_word_embeddings=tied, max_position_embeddings=64, rms_norm_eps=1e-6, **more,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    net = transformers.LlamaForCausalLM(config)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)  # norms too
+    return net
+
+
+def ours(net, tied):
+    model = decoder((LENGTH,), TOKENS, 32, 3, 4, net.config.num_key_value_heads, 48, tied=tied)
+    theirs = net.state_dict()
+    model.load_state_dict({n: theirs[model.original.get(n, "lm_head.weight")] for n in model.state_dict()})
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_it_computes_what_hugging_faces_llama_does(kv_heads, tied):
+    net = llama(kv_heads, tied)
+    model = ours(net, tied)
+    x = torch.randint(0, TOKENS, (3, LENGTH))
+    y = torch.randint(0, TOKENS, (3, LENGTH))
+    y[0, :5] = -100
+    losses = []
+    for logits in (model(x), net(input_ids=x).logits):
+        losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()))
+        losses[-1].backward()
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
+    theirs = dict(net.named_parameters())
+    assert len(theirs) == len(list(model.parameters()))
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, theirs[model.original[name]].grad, rtol=2e-4, atol=2e-5)
+
+
+def test_texts_that_are_padded_at_their_end_are_read_alike():
+    """What follows cannot be seen, so padding at the end needs no mask: its targets do not count."""
+    net = llama()
+    model = ours(net, True)
+    x = torch.randint(1, TOKENS, (2, LENGTH))
+    x[0, 10:] = 0
+    real = torch.ones_like(x)
+    real[0, 10:] = 0
+    expected = net(input_ids=x, attention_mask=real).logits
+    torch.testing.assert_close(model(x)[0, :10], expected[0, :10], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(x)[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_shared_matrix_is_one_parameter_to_every_selector():
+    tied, untied = (decoder((LENGTH,), TOKENS, 32, 2, tied=t) for t in (True, False))
+    assert head(tied) == names_of_role(tied, "embeddings") == {"backbone.embedding.weight"}
+    assert head(untied) == {"head.weight"} != names_of_role(untied, "embeddings")
+    assert not any(head(tied) & block for block in blocks(tied))
+    for model in (tied, untied):
+        parts = (*blocks(model), head(model))
+        assert sum(map(len, parts)) == len(everything(model))
+        assert len(names_of_role(model, "attention_projections")) == 2 * 4
+        assert len(names_of_role(model, "mlp_gate_up")) == len(names_of_role(model, "attention_vo")) == 2 * 2
+        assert len(names_of_role(model, "norms")) == 2 * 2 + 1
+
+
+@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("gpt2", True), ("qwen2", True)])
+def test_a_folder_with_a_causal_model(tmp_path, family, tied):
+    torch.manual_seed(0)
+    if family == "gpt2":
+        config = transformers.GPT2Config(vocab_size=TOKENS, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+        net = transformers.GPT2LMHeadModel(config)
+    elif family == "qwen2":
+        config = transformers.Qwen2Config(
+            vocab_size=TOKENS, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, tie_word_embeddings=True,
+        )  # fmt: skip
+        net = transformers.Qwen2ForCausalLM(config)
+    else:
+        net = llama(tied=tied)
+    net.save_pretrained(tmp_path)
+    model = causal_lm((LENGTH,), TOKENS, str(tmp_path)).eval()
+    x = torch.randint(0, TOKENS, (3, LENGTH))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net.eval()(input_ids=x).logits, rtol=1e-4, atol=1e-4)
+    shared = (tied and family != "gpt2") or family == "gpt2"
+    assert (head(model) == names_of_role(model, "embeddings") & head(model)) == shared
+    assert set(model.original.values()) == {n for n, _ in net.named_parameters()} | {
+        n for n, _ in net.named_buffers() if n in model.original.values()
+    }
+    with pytest.raises(UsageError, match="knows 61 tokens, the stream has 99"):
+        causal_lm((LENGTH,), 99, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": 3}, "model.heads=3: expected a number of which twice divides model.width=32"),
+        ({"kv_heads": 3}, "model.kv_heads=3: expected a number that divides model.heads=4"),
+        ({"depth": 0}, "model.depth=0"),
+    ],
+)
+def test_what_does_not_fit_is_named(settings, message):
+    with pytest.raises(UsageError, match=message):
+        decoder((LENGTH,), TOKENS, **{"width": 32} | settings)
+    with pytest.raises(UsageError, match="stream=language"):
+        decoder((1, 28, 28), 10)

@@ -1,0 +1,161 @@
+"""Windows of text by domain: what is in them, what is held out, and files that are not as expected."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from frostline.core.checks import UsageError
+from frostline.streams import language
+from frostline.streams.documents import PIECE, domains_in, fingerprint, is_test, pieces
+from tests.streams.test_streams import everything_in
+
+
+def lines(name, count=400):
+    return [f"This is the document called {name} {word} and so it goes on and on." for word in words(count)]
+
+
+def words(count):
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return ["".join(letters[(i // 26**k) % 26] for k in range(4)) for i in range(count)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three domains: a folder, JSON Lines, one long file."""
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    for number, text in enumerate(lines("notes")):
+        (tmp_path / "notes" / ("deep" if number % 2 else ".") / f"{number}.txt").write_text(text)
+    (tmp_path / "chat.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in lines("chat")) + "\n\n")
+    (tmp_path / "book.txt").write_text("\n".join(lines("book", 9000)))
+    (tmp_path / ".hidden").mkdir()
+    return tmp_path
+
+
+def text_of(source):
+    """Return what is written in all windows, one after another."""
+    tokens = everything_in(source).x.flatten()
+    return "".join(chr(t) if t < 256 else "\n\n" for t in tokens.tolist())
+
+
+def test_every_token_asks_for_the_next(corpus):
+    stream = language(str(corpus), length=32, tokens_per_task=5000)
+    assert [task.name for task in stream.tasks] == ["0: book", "1: chat", "2: notes"]
+    assert (stream.classes, stream.shape, stream.scenario) == (257, (32,), "domain")
+    for task in stream.tasks:
+        batch = next(iter(task.train.batches(len(task.train))))
+        assert batch.x.shape == batch.y.shape == (len(task.train), 32)
+        assert torch.equal(batch.x.flatten()[1:], batch.y.flatten()[:-1])
+        assert len(task.train) == 4999 // 32
+    shuffled = next(iter(stream[0].train.batches(3, torch.tensor([5, 0, 9]))))
+    assert torch.equal(shuffled.x[:, 1:], shuffled.y[:, :-1])
+
+
+def test_a_document_is_on_one_side_whatever_else_is_there(corpus):
+    stream = language(str(corpus), tasks=["chat", "notes"], length=16, tokens_per_task=None, test_tokens=None)
+    for task, name in zip(stream.tasks, ("chat", "notes"), strict=True):
+        train, test = text_of(task.train), text_of(task.test)
+        found = [(line[30:50] in train, line[30:50] in test, is_test(line, 0.1)) for line in lines(name)]
+        assert all(not (tested if learned else learned) for learned, tested, _ in found)  # never both
+        right = sum((learned, tested) == (not held, held) for learned, tested, held in found)
+        assert right >= len(found) - 2  # the last of each side may not fill a window
+    share = np.mean([is_test(line, 0.1) for line in lines("x", 5000)])
+    assert share == pytest.approx(0.1, abs=0.015)
+    again = language(str(corpus), tasks=["chat"], length=16, tokens_per_task=None, seed=5)
+    assert text_of(again[0].train) == text_of(stream[0].train)
+
+
+def test_copies_are_taken_once(tmp_path):
+    texts = [f"One and the same text, said in {n} ways!" for n in range(50)] + lines("other")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    stream = language(str(tmp_path), length=8, tokens_per_task=None, test_tokens=None)
+    whole = text_of(stream[0].train) + text_of(stream[0].test)
+    assert whole.count("One and the same") == 1
+    assert fingerprint("A b.") == fingerprint("a  B 7") != fingerprint("a c")
+
+
+def test_mixtures_and_held_out_domains(corpus):
+    stream = language(str(corpus), tasks=["book+chat"], held_out=["notes"], length=32, tokens_per_task=8000)
+    text = text_of(stream[0].train)
+    assert "called book" in text[:4000]
+    assert "called chat" in text[4000:]
+    assert [suite.name for suite in stream.suites] == ["notes"]
+    assert "called notes" in text_of(stream.suites[0].source)
+    assert [t.name for t in language(str(corpus), held_out=["notes"], length=32).tasks] == ["0: book", "1: chat"]
+    whole = language(str(corpus), tasks=["book+chat"], length=32, tokens_per_task=None)
+    alone = language(str(corpus), tasks=["chat"], length=32, tokens_per_task=None)
+    assert len(whole[0].train) == pytest.approx(2 * len(alone[0].train), abs=2)
+
+
+def test_a_tokenizer_of_ones_own(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(lines("chat"), trainers.BpeTrainer(vocab_size=80, special_tokens=["<unk>", "</s>"]))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    stream = language(str(corpus), tasks=["chat"], length=16, tokenizer=str(folder))
+    assert stream.classes == tokenizer.get_vocab_size()
+    tokens = everything_in(stream[0].train).x.flatten()
+    end = int((tokens == 1).nonzero()[0])
+    assert tokenizer.decode(tokens[:end].tolist()).replace(" ", "").startswith("Thisisthedocumentcalledchat")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"is no tokenizer\.json"):
+        language(str(corpus), tokenizer=str(folder))
+    with pytest.raises(UsageError, match=r"expected a tokenizer\.json, or a folder"):
+        language(str(corpus), tokenizer=str(folder / "none"))
+
+
+def test_long_documents_are_cut_where_a_line_ends():
+    assert list(pieces("short")) == ["short"]
+    text = "\n".join(lines("x", 3000))
+    parts = list(pieces(text))
+    assert "".join(parts) == text
+    assert all(part.endswith("\n") for part in parts[:-1])
+    line = "x" * (3 * PIECE)  # without an end
+    assert [len(part) for part in pieces(line)] == [PIECE] * 3
+    assert list(pieces("")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("bad/a.txt", b"\x00\x01binary", "a.txt is no text: it has a byte of 0"),
+        ("bad/a.txt", "f\xfcr".encode("latin-1"), "a.txt is no utf-8 .byte 1.. Expected stream.encoding=latin-1"),
+        ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2 has no text under \"text\", but 'txt'"),
+        ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is no JSON"),
+        ("bad.jsonl", b"[1]\n", 'line 1 has no text under "text"'),
+        ("bad/a.txt", b"", "bad: 0 tokens to learn from, of 0 different documents"),
+        ("bad.txt", b"", "bad: 0 tokens to learn from"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        language(str(tmp_path))
+
+
+def test_other_encodings_and_wrong_words(corpus):
+    (corpus / "old.txt").write_bytes("\n".join(lines("f\xfcr", 4000)).encode("latin-1"))
+    stream = language(str(corpus), tasks=["old"], encoding="latin-1", length=32)
+    assert bytes([0xC3, 0xBC]).decode("latin-1") in text_of(stream[0].train)  # two bytes of utf-8
+    with pytest.raises(UsageError, match=r"stream\.encoding='latin-x'"):
+        language(str(corpus), tasks=["old"], encoding="latin-x")
+    with pytest.raises(UsageError, match=r"stream\.tasks='boook'.*book"):
+        language(str(corpus), tasks=["boook"])
+    with pytest.raises(UsageError, match=r"stream\.held_out='no'"):
+        language(str(corpus), held_out=["no"])
+    with pytest.raises(UsageError, match="there is no such folder"):
+        language(str(corpus / "nowhere"))
+    (corpus / "chat.txt").write_text("twice")
+    with pytest.raises(UsageError, match="several files or folders called chat"):
+        language(str(corpus))
+
+
+def test_what_is_installed_needs_no_files():
+    assert {"docstrings", "python", "cpp"} <= set(domains_in(None, "utf-8"))
+    stream = language(tasks=["python", "docstrings"], length=64, tokens_per_task=20_000, test_tokens=2000)
+    assert "import" in text_of(stream[0].train)
+    assert "def __init__(self" not in text_of(stream[1].train)
