@@ -1,9 +1,9 @@
 """What learns: a net that makes logits of samples."""
 
 from frostline.models.classifier import Classifier
-from frostline.models.decoder import decoder
 from frostline.models.dense import linear, mlp
 from frostline.models.language import causal_lm, huggingface, minilm
+from frostline.models.llama import decoder
 from frostline.models.resnet import cnn, resnet18, resnet34, resnet50, slim_resnet18
 from frostline.models.timm_models import timm_model
 from frostline.models.transformer import vit

@@ -6,10 +6,10 @@ from frostline.streams.avalanche import from_avalanche
 from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
 from frostline.streams.folder import image_folder
-from frostline.streams.language import language
 from frostline.streams.own import from_tasks
 from frostline.streams.table import from_table
 from frostline.streams.text import package_docs
+from frostline.streams.text_domains import language
 
 __all__ = [
     "DATASETS",
