@@ -143,12 +143,10 @@ def shares_of_blocks(model: nn.Module, names: Iterable[str]) -> dict[str, float]
 def head(model: nn.Module) -> frozenset[str]:
     """Return the parameter names of the classifier: `model.head` where there is one, else the last layer.
 
-    A weight that it shares with the embedding is one parameter, under the name that it has there.
+    A head that shares its weight with the embedding has none of its own: that is the embedding's, and goes where that goes.
     """
-    own = getattr(model, "head", None)
-    module = own if isinstance(own, nn.Module) else model.get_submodule(list(layers(model))[-1])
-    parameters = {id(p) for p in module.parameters()}
-    return frozenset(n for n, p in model.named_parameters() if id(p) in parameters)
+    prefix = "head" if isinstance(getattr(model, "head", None), nn.Module) else list(layers(model))[-1]
+    return frozenset(n for n, _ in model.named_parameters() if n.startswith(parameter_of(prefix, "")))
 
 
 def everything(model: nn.Module) -> frozenset[str]:

@@ -37,7 +37,7 @@ class BAdam(Turns):
         in_range("selector.stride", self.stride, 1)
 
     def at(self, model: nn.Module, task: Task, number: int) -> frozenset[str]:
-        groups = blocks(model) + ([] if self.with_head else [head(model)])
+        groups = blocks(model) + [own for own in [head(model)] if own and not self.with_head]
         turn, place = divmod(number, len(groups))
         own = groups[self._order(len(groups), task, turn)[place]]
         return own | head(model) if self.with_head else own

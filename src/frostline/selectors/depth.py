@@ -21,6 +21,13 @@ class Everything(Selector):
 class HeadOnly(Selector):
     """Thaw the classifier alone: the cheapest step there is."""
 
+    def check(self, model: nn.Module, costs: TaskCosts) -> None:
+        if not head(model):
+            raise UsageError(
+                "selector=head: the model's head shares its matrix with the embedding and has none of its own. Expected "
+                "selector=embeddings, which trains both, or selector=last_k."
+            )
+
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         return head(model)
 
