@@ -141,6 +141,10 @@ def test_other_encodings_and_wrong_words(corpus):
     (corpus / "old.txt").write_bytes("\n".join(lines("f\xfcr", 4000)).encode("latin-1"))
     stream = language(str(corpus), tasks=["old"], encoding="latin-1", length=32)
     assert bytes([0xC3, 0xBC]).decode("latin-1") in text_of(stream[0].train)  # two bytes of utf-8
+    (corpus / "notes" / "old.txt").write_bytes(b"f\xfcr")
+    with pytest.raises(UsageError, match=r"old\.txt is no utf-8 .* stream\.skip_unreadable=true"):
+        language(str(corpus), tasks=["notes"], length=32)
+    assert language(str(corpus), tasks=["notes"], length=32, skip_unreadable=True)
     with pytest.raises(UsageError, match=r"stream\.encoding='latin-x'"):
         language(str(corpus), tasks=["old"], encoding="latin-x")
     with pytest.raises(UsageError, match=r"stream\.tasks='boook'.*book"):

@@ -77,6 +77,8 @@ def load_into(model: nn.Module, given: str) -> str:
     _check_digest(path, tensors)
     own, outside = model.state_dict(), head(model)
     theirs = {n for n in tensors if n.startswith("head.")} if hasattr(model, "head") else outside & tensors.keys()
+    if not outside:  # its matrix is the embedding's
+        theirs = set()
     fits = theirs <= outside and all(tensors[name].shape == own[name].shape for name in theirs)
     kept = {name: value for name, value in tensors.items() if fits or name not in theirs | outside}
     missing = [name for name in own if name not in kept and name not in outside]

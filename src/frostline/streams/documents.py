@@ -15,19 +15,20 @@ INSTALLED = {  # what most environments have, by how its files are called
     "docstrings": "*.py",
     "python": "*.py",
     "cpp": "*.h",
-    "javascript": "*.js",
-    "json": "*.json",
+    "stubs": "*.pyi",
+    "readmes": "METADATA",
 }
 LARGEST_INSTALLED = 400_000  # bytes; larger ones are generated
 PIECE = 2**13  # characters; a longer document is several
 Documents = Callable[[], Iterator[str]]
 
 
-def domains_in(path: str | None, encoding: str) -> dict[str, Documents]:
+def domains_in(path: str | None, encoding: str, skip: bool = False) -> dict[str, Documents]:
     """Return what reads each domain's documents: of a folder, its folders and files of text; else what is installed.
 
-    FOLDER/DOMAIN/ holds text files, a document each; FOLDER/DOMAIN.txt is one document; FOLDER/DOMAIN.jsonl has one a line, as
-    {"text": ...}. Hidden files are left out. Documents come in an order of their own, that of a hash of their names.
+    FOLDER/DOMAIN/ holds text files, a document each; FOLDER/DOMAIN.txt is one document; FOLDER/DOMAIN.jsonl has one a line,
+    as {"text": ...}. Hidden files are left out, and with `skip` files in a folder that cannot be read as text. Documents
+    come in an order of their own, that of a hash of their names.
     """
     if path is None:
         root = Path(sysconfig.get_paths()["purelib"])
@@ -45,7 +46,7 @@ def domains_in(path: str | None, encoding: str) -> dict[str, Documents]:
         if entry.stem in found:
             raise UsageError(f"{root}: there are several files or folders called {entry.stem}. Expected one a domain.")
         if entry.is_dir() or entry.suffix in (".txt", ".md"):
-            found[entry.stem] = _Texts(entry, encoding)
+            found[entry.stem] = _Texts(entry, encoding, skip)
         elif entry.suffix == ".jsonl":
             found[entry.stem] = _Lines(entry, encoding)
     if not found:
@@ -78,13 +79,23 @@ def _by_hash(path: Path) -> bytes:
     return hashlib.blake2b(path.name.encode("utf-8", "surrogatepass"), digest_size=8).digest() + str(path).encode()
 
 
+class UnreadableError(UsageError):
+    """A file is no text of the encoding."""
+
+
 class _Texts:
-    def __init__(self, path: Path, encoding: str):
-        self.path, self.encoding = path, encoding
+    def __init__(self, path: Path, encoding: str, skip: bool):
+        self.path, self.encoding, self.skip = path, encoding, skip
 
     def __call__(self) -> Iterator[str]:
         for path in _files(self.path) if self.path.is_dir() else [self.path]:
-            yield _decoded(path.read_bytes(), path, self.encoding)
+            try:
+                text = _decoded(path.read_bytes(), path, self.encoding)
+            except UnreadableError as error:
+                if self.skip and self.path.is_dir():
+                    continue
+                raise UsageError(f"{error} Or leave such files out: stream.skip_unreadable=true.") from error
+            yield text
 
 
 class _Lines:
@@ -134,11 +145,11 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 
 def _decoded(raw: bytes, path: Path, encoding: str) -> str:
     if b"\0" in raw and "16" not in encoding and "32" not in encoding:
-        raise UsageError(f"{path} is no text: it has a byte of 0. Expected text files only, or stream.encoding=utf-16.")
+        raise UnreadableError(f"{path} is no text: it has a byte of 0. Expected text, or stream.encoding=utf-16.")
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        raise UsageError(
+        raise UnreadableError(
             f"{path} is no {encoding} (byte {error.start}). Expected stream.encoding=latin-1, or whichever it is in."
         ) from error
     except LookupError as error:

@@ -28,13 +28,14 @@ def language(
     test_tokens: int | None = 100_000,
     test_share: float = 0.1,
     encoding: str = "utf-8",
+    skip_unreadable: bool = False,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
 ) -> TaskStream:
     """Return a stream of windows [length] of token ids, whose targets are the tokens that follow.
 
-    path: see documents.domains_in; None for what is installed: docstrings, python, cpp, javascript, json. tasks: domains in
+    path: see documents.domains_in; None for what is installed: docstrings, python, cpp, stubs, readmes. tasks: domains in
     their order, all where None; 'go+elisp' is one task of both in equal parts. held_out: domains, or mixtures, whose test
     data are evaluated after every task and never learned from. tokenizer: a tokenizer.json or a folder with one; None takes
     bytes. tokens_per_task, test_tokens: as many are read, all where None. Documents that say the same but for case, digits,
@@ -46,7 +47,7 @@ def language(
     in_range("stream.test_share", test_share, 0.001, 0.9)
     in_range("stream.tokens_per_task", tokens_per_task, length + 1)
     in_range("stream.test_tokens", test_tokens, length + 1)
-    domains = domains_in(path, encoding)
+    domains = domains_in(path, encoding, skip_unreadable)
     names = list(tasks) if tasks is not None else [name for name in domains if name not in held_out]
     for key, given in (("stream.tasks", names), ("stream.held_out", held_out)):
         for part in (part for name in given for part in name.split("+")):
