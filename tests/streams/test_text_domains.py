@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from frostline.core.checks import UsageError
-from frostline.streams import language
+from frostline.streams import from_tasks, language
 from frostline.streams.documents import PIECE, domains_in, fingerprint, is_test, pieces
 from tests.streams.test_streams import everything_in
 
@@ -156,6 +156,12 @@ def test_other_encodings_and_wrong_words(corpus):
     (corpus / "chat.txt").write_text("twice")
     with pytest.raises(UsageError, match="several files or folders called chat"):
         language(str(corpus))
+
+
+def test_a_word_may_be_in_the_test_data_alone():
+    train, test = torch.tensor([[1, 2, 3], [2, 3, 1]]), torch.tensor([[1, 2, 7]])
+    stream = from_tasks([((train, train), (test, test))], scenario="domain")
+    assert stream.classes == 8
 
 
 def test_what_is_installed_needs_no_files():

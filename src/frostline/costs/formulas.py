@@ -5,6 +5,7 @@ from math import prod
 from typing import Any
 
 import torch
+import torch.nn.modules.linear_cross_entropy  # registers its operators
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
 aten = torch.ops.aten
@@ -133,7 +134,14 @@ def _pinv(a, *args, hermitian=False, out_val=None, **_):
     return (_square(9)(a) if hermitian else _svd(a)) + 2 * prod(a.shape[:-2]) * m * n**2
 
 
+def _linear_cross_entropy(x, weight, *args, out_val=None, **_):
+    """Count a loss in pieces: the logits once, and in the same pass the gradients that are wanted."""
+    wanted = args[-3:-1]  # of the input and of the weight; the last is that of the bias, a sum
+    return 2 * x.numel() * weight.shape[0] * (1 + sum(map(bool, wanted)))
+
+
 OWN_FORMULAS: dict[Any, Callable[..., int]] = {
+    torch.ops.torch_nn._linear_cross_entropy_batch_chunked: _linear_cross_entropy,
     aten.convolution: _convolution,
     aten.convolution_backward: _convolution_backward,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_cpu,

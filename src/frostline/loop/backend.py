@@ -34,6 +34,10 @@ class Entrance(Protocol):
         """Return raw logits; see core.step.Network."""
         ...
 
+    def features(self, batch: Batch) -> Tensor:
+        """Return what a staged model's head makes logits of."""
+        ...
+
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode; see core.step.Network."""
         ...
@@ -73,6 +77,10 @@ class Engine(Protocol):
 
     def forward(self, batches: Sequence[Batch]) -> Sequence[Tensor] | Tensor:
         """Return raw logits, those of each lesson or [S, B, ...] of all."""
+        ...
+
+    def losses_in_pieces(self, batches: Sequence[Batch]) -> list[Tensor] | None:
+        """Return the losses where nobody wants the logits and they are too large to be there as a whole; else None."""
         ...
 
     def mask(self, batches: Sequence[Batch], raws: Any) -> Sequence[Tensor] | Tensor:

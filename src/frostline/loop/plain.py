@@ -5,12 +5,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
+from frostline.core.checks import UsageError
+from frostline.core.objectives import Classification
 from frostline.core.scope import Scope, evaluating
 from frostline.core.shadow import Shadows
 from frostline.core.step import Step, Weights
+from frostline.core.structure import is_staged
 from frostline.core.types import Batch, Task
 from frostline.loop.backend import Entrance
 from frostline.loop.evaluation import evaluate_alone
@@ -42,6 +45,15 @@ class Whole:
             raw = model(batch.x) if weights is None else functional_call(model, dict(weights), (batch.x,))
             return raw.float()
 
+    def features(self, batch: Batch) -> Tensor:
+        """Return what the head makes logits of."""
+        assert is_staged(self.run.model)
+        state: Any = batch.x
+        with self.run.casting():
+            for stage in self.run.model.stages():
+                state = stage(state)
+        return state.float()
+
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode."""
         shadow = self.shadows.of(weights)
@@ -67,6 +79,7 @@ class Alone:
         self.call = compiled or self.entrance.logits
         self.steps = [Step(scope, lesson.task, lesson.total, self)]
         self.losses = lesson.losses.unsqueeze(1)
+        self.in_pieces = compiled is None and wants_pieces(lesson)
 
     @property
     def wants_samples(self) -> bool:
@@ -80,6 +93,14 @@ class Alone:
 
     def forward(self, batches: Sequence[Batch]) -> Sequence[Tensor]:
         return [self.call(batch) for batch in batches]
+
+    def losses_in_pieces(self, batches: Sequence[Batch]) -> list[Tensor] | None:
+        if not self.in_pieces:
+            return None
+        head: Any = self.lesson.run.model.head
+        (batch,), objective = batches, self.lesson.task.objective
+        assert isinstance(objective, Classification)
+        return [objective.loss_in_pieces(self.entrance.features(batch), head, batch.y)]
 
     def mask(self, batches: Sequence[Batch], raws: Any) -> Sequence[Tensor]:
         return [step.mask(batch, raw) for step, batch, raw in zip(self.steps, batches, raws, strict=True)]
@@ -121,6 +142,35 @@ class Alone:
 
     def close(self) -> None:
         self.entrance.check()
+
+
+LARGE = 2**26  # bytes of a step's logits from which they are made in pieces
+
+
+def wants_pieces(lesson: Lesson) -> bool:
+    """Tell whether the lesson's loss can be computed without the logits as a whole, and whether that saves memory.
+
+    UsageError where trainer.loss_in_pieces=on and it cannot.
+    """
+    run, task, settings = lesson.run, lesson.task, lesson.run.settings
+    if settings.loss_in_pieces == "off":
+        return False
+    model: Any = run.model
+    why = ""
+    if not (is_staged(model) and isinstance(model.head, nn.Linear)):
+        why = "the model has no linear head after its stages"
+    elif not isinstance(task.objective, Classification) or task.train.labels.ndim != 2 or task.visible is not None:
+        why = "it is for streams in which every token asks for one of all words"
+    elif run.strategy.uses("criterion") or run.strategy.uses("penalty"):
+        why = "the strategy looks at the logits, or adds to the loss"
+    elif settings.sam or settings.precision != "float32":
+        why = "it is for plain float32 steps (no trainer.sam)"
+    if why and settings.loss_in_pieces == "on":
+        raise UsageError(f"trainer.loss_in_pieces=on: {why}. Expected auto, or off.")
+    if why or settings.loss_in_pieces == "on":
+        return not why
+    words, features = model.head.weight.shape
+    return words > features and 4 * settings.batch_size * task.train.labels.shape[1] * words >= LARGE
 
 
 class Plain:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
+from frostline.core.objectives import PIECE, Classification
 from frostline.core.tensors import to_device
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter
@@ -148,8 +149,15 @@ class Run:
 
     @property
     def eval_batch_size(self) -> int:
-        """How many samples are evaluated at once: what fits a CPU's caches unless trainer.eval_batch_size says otherwise."""
-        return self.settings.eval_batch_size or (128 if self.device.type == "cpu" else 1024)
+        """How many samples are evaluated at once: what fits a CPU's caches unless trainer.eval_batch_size says otherwise.
+
+        Of texts in which every token asks for a word, as many as make 2^24 logits at most.
+        """
+        most = 128 if self.device.type == "cpu" else 1024
+        labels = self.stream[0].test.labels
+        if labels.ndim > 1 and isinstance(self.stream.objective, Classification):
+            most = min(most, max(1, PIECE // (labels.shape[1] * self.stream.classes)))
+        return self.settings.eval_batch_size or most
 
     @property
     def shape(self) -> str:

@@ -11,6 +11,7 @@ CHOICES = {
     "channels_last": AUTO,
     "kernels": AUTO,
     "fused": AUTO,
+    "loss_in_pieces": AUTO,
     "prefix_cache": AUTO,
     "compile": (*AUTO, "reduce-overhead"),
     "precision": ("float32", "tf32", "bfloat16"),
@@ -36,6 +37,7 @@ class TrainerConfig:
     compile: str = "auto"
     precision: str = "float32"
     fused: str = "auto"
+    loss_in_pieces: str = "auto"
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
     evaluate_every: int | None = None

@@ -23,7 +23,9 @@ def take_step(engine: Engine, batches: Sequence[Batch], *, update: bool = True) 
         step.incoming = batch
     each = zip(strategies, steps, batches, strict=True)
     mixed = engine.view([strategy.augment(step, batch) for strategy, step, batch in each])
-    losses = _losses(engine, strategies, mixed, engine.forward(mixed))
+    losses = engine.losses_in_pieces(mixed)
+    if losses is None:
+        losses = _losses(engine, strategies, mixed, engine.forward(mixed))
     engine.backward(losses)
     if radius := engine.lessons[0].run.settings.sam:
         raws = [step.raw for step in steps]

@@ -100,11 +100,19 @@ class Cached:
             with self.run.casting():
                 named = {f"model.{name}": value for name, value in weights.items()}
                 return functional_call(tail, named, (self.state(batch),)).float()
-        state = self.state(batch)
         with self.run.casting():
-            for stage in self._tail:
-                state = stage(state)
-            return self._head(state).float()
+            return self._head(self._features(batch)).float()
+
+    def features(self, batch: Batch) -> Tensor:
+        """Return what the head makes logits of."""
+        with self.run.casting():
+            return self._features(batch).float()
+
+    def _features(self, batch: Batch) -> Any:
+        state = self.state(batch)
+        for stage in self._tail:
+            state = stage(state)
+        return state
 
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode."""

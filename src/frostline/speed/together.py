@@ -53,6 +53,9 @@ class Together:
         self._visible: Tensor | None = None
         self.stride = _stride(lessons) if plain and not self.stack.direct else 1
 
+    def losses_in_pieces(self, batches: Sequence[Batch]) -> list[Tensor] | None:
+        return None
+
     def march(self, batches: Sequence[Batch], count: int) -> Tensor:
         x = self._read(batches) if self.reads_at_once else torch.stack([batch.x for batch in batches])
         y = torch.stack([batch.y for batch in batches])
