@@ -78,12 +78,9 @@ def llama(shape: tuple[int, ...]) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     width, depth, heads, kv_heads, hidden = shape
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=WORDS, hidden_size=width, intermediate_size=hidden, num_hidden_layers=depth, num_attention_heads=heads,
-            num_key_value_heads=kv_heads, tie_word_embeddings=True, attn_implementation="sdpa", use_cache=False,
-        )
-    )  # fmt: skip
+    given = {"attn_implementation": "sdpa", "use_cache": False, "tie_word_embeddings": True, "vocab_size": WORDS}
+    given |= {"hidden_size": width, "intermediate_size": hidden, "num_hidden_layers": depth}
+    return LlamaForCausalLM(LlamaConfig(**given, num_attention_heads=heads, num_key_value_heads=kv_heads))
 
 
 def speed(rounds: int) -> list[dict]:
