@@ -7,6 +7,7 @@ from torch import nn
 from frostline.core.checks import UsageError
 from frostline.core.structure import blocks, everything, head
 from frostline.core.torchvision_schemas import torchvision
+from frostline.costs.flops import count_flops
 from frostline.models import causal_lm, decoder
 from frostline.selectors.roles import names_of_role
 
@@ -121,3 +122,33 @@ def test_what_does_not_fit_is_named(settings, message):
         decoder((LENGTH,), TOKENS, **{"width": 32} | settings)
     with pytest.raises(UsageError, match="stream=language"):
         decoder((1, 28, 28), 10)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "role", ["everything", "attention_projections", "mlp_gate_up", "mlp_down", "attention_vo", "norms"]
+)
+def test_the_operations_of_a_step_are_those_of_the_closed_form(role, tied):
+    """Each product once ahead, once back where something below it trains, and once for its own weight where that does."""
+    width, depth, heads, kv_heads, hidden, batch = 32, 3, 4, 2, 48, 2
+    model = decoder((LENGTH,), TOKENS, width, depth, heads, kv_heads, hidden, tied=tied)
+    thawed = everything(model) if role == "everything" else names_of_role(model, role)
+    for name, p in model.named_parameters():
+        p.requires_grad_(name in thawed)
+    sizes = {"q": width, "k": width * kv_heads // heads, "v": width * kv_heads // heads, "o": width}
+    order = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
+    macs = dict(zip(order, [width * sizes[n] for n in "qkvo"] + [width * hidden] * 3, strict=True))
+    below = role == "everything"  # whether anything that trains lies below: first of all the embedding
+    products, attention = 0, 0
+    for block in range(1, depth + 1):
+        below = below or role == "norms"
+        own = {n: f"backbone.block{block}.{n}.weight" in thawed for n in order}
+        for number, group in enumerate((order[:3], order[3:4], order[4:6], order[6:])):
+            products += sum(macs[n] * (1 + below + own[n]) for n in group)
+            below = below or any(own[n] for n in group)
+            attention += (4 + 10 * below) * (number == 0)  # q, k and v go in; it is computed anew on the way back
+    head = width * TOKENS * (2 + (("head.weight" in thawed) or (tied and role == "everything")))
+    expected = 2 * batch * LENGTH * (products + head) + attention * batch * heads * LENGTH**2 * (width // heads)
+    x = torch.randint(0, TOKENS, (batch, LENGTH))
+    found = count_flops(lambda: nn.functional.cross_entropy(model(x).flatten(0, 1), x.flatten()).backward())
+    assert found == expected
