@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     gc.disable()  # until all is imported
     try:
+        if DRY_RUN in arguments:
+            _rehearse([a for a in arguments if a != DRY_RUN])
+            return
         refuse_flags(arguments)
         _refuse_empty(arguments)
         arguments, again = _for_resume(arguments)
@@ -59,6 +62,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
+def _rehearse(arguments: list[str]) -> None:
+    """Print what the run will cost; UsageError for a sweep, or flags that are Hydra's."""
+    if flag := next((a for a in arguments if a.startswith("-")), None):
+        raise UsageError(f"{DRY_RUN} goes with settings alone, and is for one run, not with {flag}.")
+    if resumed := next((a for a in arguments if key_of(a) == "resume"), None):
+        raise UsageError(f"{DRY_RUN} is for a run that has not begun, not with {resumed}.")
+    _import_trainer()
+    from frostline.app.rehearse import rehearse
+
+    rehearse([_quoted(argument) for argument in arguments])
+
+
+DRY_RUN = "--dry-run"
 TAKES_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
 
 

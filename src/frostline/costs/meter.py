@@ -100,6 +100,10 @@ class CostMeter:
         row.samples += samples
         row.flops += flops
 
+    def suppose(self, seconds: float) -> None:
+        """Add seconds to the open row that were not spent: those of work that a rehearsal leaves out."""
+        self.row.seconds += seconds / self._among
+
     @contextmanager
     def phase(self, name: str, task: int | None = None, *, count: bool = False, among: int = 1) -> Iterator[LedgerRow]:
         """Open the row (task, name), or go on with it where a checkpoint or another phase left it half done.

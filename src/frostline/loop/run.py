@@ -19,6 +19,7 @@ from frostline.costs import CostMeter
 from frostline.loop.backend import Backend
 from frostline.loop.precision import casting
 from frostline.loop.progress import Progress
+from frostline.loop.rehearsal import Rehearsal
 from frostline.loop.schedules import Constant, Schedule
 from frostline.loop.settings import TrainerConfig
 from frostline.selectors.base import Selector
@@ -110,6 +111,7 @@ class Run:
     draws: list[Tensor] | None = None  # this run's random state, CPU and GPU, where other runs use the generators too
     saved_at: float = 0.0  # when a checkpoint was taken last, by time.monotonic, and in how many seconds
     saving_took: float = 0.0
+    rehearsal: Rehearsal | None = None  # not None: a dry run
     _drawing: bool = False
 
     def __post_init__(self) -> None:

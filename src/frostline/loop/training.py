@@ -18,7 +18,7 @@ from frostline.loop.interrupts import STOP, Ended
 from frostline.loop.lesson import Lesson, blocks
 from frostline.loop.optimizing import close_optimizer, rates_change
 from frostline.loop.plain import Alone
-from frostline.loop.pricing import StepCounter, count_plain
+from frostline.loop.pricing import StepCounter, count_plain, step_kind
 from frostline.loop.run import Run, take_checkpoints
 from frostline.loop.stepping import take_step
 from frostline.loop.watching import Lookout, lookout
@@ -141,7 +141,7 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
     varying = any(map(rates_change, lessons))
     for run in runs[1:]:  # equal models: counted once
         run.step_flops = runs[0].step_flops
-    stride = engine.stride if isinstance(engine, Marching) else 1
+    stride = engine.stride if isinstance(engine, Marching) and runs[0].rehearsal is None else 1
     for batches, several in blocks(lessons, engine.wants_samples, stride):
         for step in engine.steps:
             step.number = progress.step
@@ -156,8 +156,16 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
         now = slice(progress.step, progress.step + several)
         if several > 1 and isinstance(engine, Marching):
             engine.losses[now], samples = engine.march(batches, several), [len(batch) for batch in batches]
-        else:
+        elif (rehearsal := runs[0].rehearsal) is None:
             engine.losses[now], samples = take_step(engine, batches)
+        else:
+            kinds = [
+                (counter.place, step_kind(counter.run, batch)) for counter, batch in zip(counters, batches, strict=True)
+            ]
+            samples = [counter.known_for(batch)[1] for counter, batch in zip(counters, batches, strict=True)]
+            with rehearsal.piece(tuple(kinds), runs[0].meter) as wanted:
+                if wanted:
+                    engine.losses[now], samples = take_step(engine, batches)
         for run, count, cost in zip(runs, samples, flops, strict=True):
             run.meter.step(count, several * cost, several)
             run.progress.step += several

@@ -1,0 +1,59 @@
+"""`frostline run --dry-run`: what a run will cost, before it is paid."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from frostline.app.building import build_run, choose_device
+from frostline.app.config import check, compose_config, expand
+from frostline.app.job import with_seed
+from frostline.costs import totals
+from frostline.loop.precision import set_precision
+from frostline.loop.rehearsal import DONE, Rehearsal
+from frostline.loop.run import Run
+from frostline.loop.training import run_stream
+from frostline.report.console import wide_console
+from frostline.report.tables import bill_table, si, size
+
+
+def rehearse(settings: Sequence[str]) -> Run:
+    """Go through a run's tasks, the first steps of each kind taken and the others counted; print the bill, keep nothing."""
+    cfg = compose_config(*settings, "tracking=none")
+    expand(cfg)
+    check(cfg)
+    if cfg.trainer.seeds is not None:
+        cfg = with_seed(cfg, cfg.trainer.seeds[0])
+    device = choose_device(cfg.trainer.device)
+    set_precision(cfg.trainer.precision, device)
+    if cfg.trainer.threads is not None:
+        torch.set_num_threads(cfg.trainer.threads)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
+        run, _ = build_run(cfg, Path(folder), device, [], cleanup, among=1)
+        run.rehearsal, run.save, run.reference_steps, run.observers = Rehearsal(), None, 0, ()
+        run_stream(run)
+    _show(run, wide_console())
+    return run
+
+
+def _show(run: Run, console: Console) -> None:
+    rows = run.meter.rows
+    whole = totals(rows)
+    console.print(bill_table({"ledger": [vars(row) for row in rows], "totals": whole}, console.width))
+    learning = totals([row for row in rows if row.phase not in ("setup", "evaluate")])
+    of_each = [f"{si(sums['flops'] or 0)}FLOPs and {sums['seconds'] or 0:.3g} s" for sums in (learning, whole)]
+    money = f", {whole['usd']:.2g} USD" if whole["usd"] else ""
+    memory = size(int(whole["peak_memory_bytes"] or 0))
+    console.print(
+        f"Learning will take {of_each[0]}, all of the run {of_each[1]}{money}, and {memory} at most.", soft_wrap=True
+    )
+    console.print(
+        f"Seconds and memory by {DONE} steps and evaluations of each kind on this machine; the others were only counted, so a "
+        "selector or a memory that decides by what was learned may decide otherwise. Nothing was kept.",
+        soft_wrap=True,
+    )
+    if run.meter.uncounted:
+        console.print(f"Not counted: {', '.join(sorted(run.meter.uncounted))}.", soft_wrap=True)
