@@ -1,6 +1,7 @@
 """How fast the decoder learns, and how much memory a large vocabulary takes.
 
     python benchmarks/speed/language.py [--rounds 5] [--out FILE]     # needs the extra `text`; keep the machine quiet
+    python benchmarks/speed/language.py --shares                      # what parts take of a full step's operations: counted
 
 Speed: tokens a second of training steps by frostline, by a bare loop over the same module, and by Hugging Face's
 LlamaForCausalLM of the same shape (with sdpa), AdamW, interleaved, medians of the rounds' ratios. Memory: the highest of the
@@ -19,14 +20,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from frostline.core.structure import blocks, everything
 from frostline.core.torchvision_schemas import torchvision
 from frostline.costs import CostMeter
+from frostline.costs.flops import count_flops
 from frostline.loop.run import Run
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
 from frostline.models import decoder
 from frostline.records.results import environment
 from frostline.selectors import Everything
+from frostline.selectors.roles import ROLES, names_of_role
 from frostline.speed.fast import Fast
 from frostline.strategies import Finetune
 from frostline.streams import from_tasks
@@ -123,12 +127,35 @@ def steps(pieces: str, words: int = 50_000) -> tuple[float, float]:
     return by_frostline(decoder((LENGTH,), words, *SHAPES["nano"]), tokens(words, 3), words, pieces)
 
 
+def shares() -> None:
+    """Print what a step takes of a full one's operations, and which share of the parameters it trains."""
+    model, x = decoder((LENGTH,), WORDS), tokens(WORDS, 1)[:4, :-1]
+    sizes, groups = {n: p.numel() for n, p in model.named_parameters()}, blocks(model)
+    parts = {"everything": everything(model)} | {role: names_of_role(model, role) for role in ROLES if role != "biases"}
+    parts |= {
+        "last_k k=2": frozenset().union(*groups[-2:]),
+        "except_first_k k=0.5": everything(model).difference(*groups[:3]),
+    }
+    parts["attention_projections and mlp_gate_up"] = parts["attention_projections"] | parts["mlp_gate_up"]
+    full = 0
+    for name, thawed in parts.items():
+        for n, p in model.named_parameters():
+            p.requires_grad_(n in thawed)
+        flops = count_flops(lambda: nn.functional.cross_entropy(model(x).flatten(0, 1), x.flatten()).backward())
+        full = full or flops
+        print(f"| {name} | {flops / full:.2f} | {sum(sizes[n] for n in thawed) / sum(sizes.values()):.3f} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--steps", choices=("on", "off"), help=argparse.SUPPRESS)
+    parser.add_argument("--shares", action="store_true", help="print shares of a step's operations and end")
     given = parser.parse_args()
+    if given.shares:
+        shares()
+        sys.exit()
     if given.steps:
         print(*steps(given.steps))
         sys.exit()
