@@ -39,12 +39,20 @@ def rehearse(settings: Sequence[str]) -> Run:
     return run
 
 
+def _time(seconds: float) -> str:
+    """Return a time as one would say it."""
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.1f} {name}"
+    return f"{seconds:.3g} seconds"
+
+
 def _show(run: Run, console: Console) -> None:
     rows = run.meter.rows
     whole = totals(rows)
     console.print(bill_table({"ledger": [vars(row) for row in rows], "totals": whole}, console.width))
     learning = totals([row for row in rows if row.phase not in ("setup", "evaluate")])
-    of_each = [f"{si(sums['flops'] or 0)}FLOPs and {sums['seconds'] or 0:.3g} s" for sums in (learning, whole)]
+    of_each = [f"{si(sums['flops'] or 0)}FLOPs and {_time(sums['seconds'] or 0)}" for sums in (learning, whole)]
     money = f", {whole['usd']:.2g} USD" if whole["usd"] else ""
     memory = size(int(whole["peak_memory_bytes"] or 0))
     console.print(
