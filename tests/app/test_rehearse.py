@@ -57,6 +57,7 @@ def test_memory_is_that_of_the_run(tmp_path):
         (("--dry-run", "-m", "seed=0,1"), "--dry-run goes with settings alone, and is for one run, not with -m"),
         (("--dry-run", "resume=x"), "--dry-run is for a run that has not begun, not with resume=x"),
         (("--dry-run", "strategy=partail"), "partial"),
+        (("--dry-run", *SMALL, "model=decoder"), "needs sequences of token ids"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_refused(flags, message):

@@ -4,7 +4,9 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
+import frostline
 from frostline.core.checks import UsageError
 from frostline.core.rng import generator
 from frostline.loop import plain
@@ -65,3 +67,9 @@ def test_few_texts_are_evaluated_at_once_where_the_vocabulary_is_large(make_run)
     model = partial(decoder, width=8, depth=1, heads=2, kv_heads=1, hidden=8)
     many = from_tasks([((torch.zeros(4, LENGTH).long(),) * 2,) * 2], scenario="domain", classes=400_000)
     assert make_run(model=model, stream=many).eval_batch_size == 2**24 // (LENGTH * 400_000)
+
+
+def test_a_net_with_one_answer_a_text_is_refused_for_tokens():
+    one = nn.Sequential(nn.Embedding(WORDS, 8), nn.Flatten(), nn.Linear(8 * LENGTH, WORDS))
+    with pytest.raises(UsageError, match=r"expected \[2, 12, 90\]: one for each token, as model=decoder"):
+        frostline.run(one, stream())

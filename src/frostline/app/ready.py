@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.checks import UsageError
+from frostline.core.objectives import Classification
 from frostline.core.scope import evaluating
 from frostline.core.structure import note_order
 from frostline.core.types import TaskStream
@@ -64,6 +65,16 @@ def check_parts(
         raise UsageError(
             f"{type(model).__name__} returns {list(logits.shape)} for {len(batch)} samples; expected logits "
             f"[{len(batch)}, ..., {stream.classes}] as a tensor, one for each class of the stream."
+        )
+    if isinstance(stream.objective, Classification) and logits.shape[:-1] != batch.y.shape:
+        raise UsageError(
+            f"{type(model).__name__} returns logits {list(logits.shape)} for targets {list(batch.y.shape)}; expected "
+            f"{[*batch.y.shape, stream.classes]}: "
+            + (
+                "one label a sample."
+                if batch.y.ndim == 1
+                else "one for each token, as model=decoder and model=causal_lm do."
+            )
         )
     _agree_on_padding(model, stream)
     _check_single(model, stream, strategy, settings, batch.x)
