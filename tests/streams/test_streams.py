@@ -80,6 +80,15 @@ def test_angles_are_even_or_drawn_from_ranges_or_from_all():
     assert drawn == angles("random") != angles("random", seed=1)
 
 
+def test_the_nearest_pixel_makes_no_new_grey():
+    for mode, new in (("nearest", False), ("bilinear", True)):
+        stream = from_arrays(
+            "digits", kind="rotated", tasks=3, scenario="domain", max_angle=90, interpolation=mode, scaling="unit"
+        )
+        plain, turned = (everything_in(stream[t].test).x.unique() for t in (0, 1))
+        assert bool(set(turned.tolist()) - set(plain.tolist())) == new
+
+
 def test_permuted_and_rotated():
     permuted = from_arrays("digits", kind="permuted", tasks=3, scenario="domain")
     plain, second = everything_in(permuted[0].test), everything_in(permuted[1].test)

@@ -34,6 +34,7 @@ def from_arrays(
     class_order: Any = "natural",
     max_angle: float = 180.0,
     angles: str = "even",
+    interpolation: str = "bilinear",
     validation: float = 0.0,
     samples_per_class: int | None = None,
     samples_per_task: int | None = None,
@@ -51,16 +52,18 @@ def from_arrays(
     kind: 'split' gives each task its own group of classes; 'permuted' gives each all classes with the pixels in an order of
     its own, the first task's natural (Goodfellow et al. 2013); 'rotated' turns task t by t * max_angle / tasks degrees, or
     with other `angles` by one drawn from its own of `tasks` equal ranges ('within', as Lopez-Paz & Ranzato 2017) or from
-    all of them ('random', as Buzzega et al. 2020). scenario: 'class' decides among all classes seen so far, 'task' among
-    the task's own, 'domain' asks for the place within the task with the task unknown. class_order: 'natural', 'random' (by
-    seed) or a list of classes. validation: share of each task's training samples held out. samples_per_*: training samples
-    kept; test_samples_per_class: test samples kept. online: the trainer may pass over the data only once. scaling: of the
-    pixels, see datasets.load. arrival: how samples come.
+    all of them ('random', as Buzzega et al. 2020). interpolation: bilinear, or 'nearest', as torchvision turns images where
+    nothing else is said. scenario: 'class' decides among all classes seen so far, 'task' among the task's own, 'domain'
+    asks for the place within the task with the task unknown. class_order: 'natural', 'random' (by seed) or a list of
+    classes. validation: share of each task's training samples held out. samples_per_*: training samples kept;
+    test_samples_per_class: test samples kept. online: the trainer may pass over the data only once. scaling: of the pixels,
+    see datasets.load. arrival: how samples come.
     """
     one_of("stream.kind", kind, KINDS)
     in_range("stream.tasks", tasks, 1)
     in_range("stream.max_angle", max_angle, 0, 360)
     one_of("stream.angles", angles, ANGLES)
+    one_of("stream.interpolation", interpolation, ("bilinear", "nearest"))
     if kind != "split" and classes_per_task is not None:
         raise UsageError(f"stream.classes_per_task={classes_per_task}: every task of a {kind} stream has all classes.")
     arrival = Arrival.of(arrival)
@@ -77,7 +80,7 @@ def from_arrays(
         transforms[1:] = [_Permute(order) for order in orders]
     elif kind == "rotated":
         turns = _turns(angles, tasks, seed)
-        transforms = [_Rotate(turn * max_angle, data.black) if turn else None for turn in turns]
+        transforms = [_Rotate(turn * max_angle, data.black, interpolation) if turn else None for turn in turns]
     make = _resident(data, transforms, device)
     return assemble(
         f"{kind}_{dataset}", groups, scenario, data.y_train, data.y_test, make, tuple(data.x_train.shape[1:]), device,
@@ -107,10 +110,11 @@ class _Permute:
 
 
 class _Rotate:
-    """Turn images about their centre, bilinear; what comes in from outside is black."""
+    """Turn images about their centre; what comes in from outside is black."""
 
-    def __init__(self, degrees: float, black: Tensor):
-        self.key = degrees
+    def __init__(self, degrees: float, black: Tensor, mode: str):
+        self.key: Any = degrees if mode == "bilinear" else (degrees, mode)
+        self.mode = mode
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         self.matrix = torch.tensor([[c, -s, 0.0], [s, c, 0.0]])
         self.black = black
@@ -118,7 +122,7 @@ class _Rotate:
     def __call__(self, x: Tensor) -> Tensor:
         black = self.black.to(x.device)
         grid = F.affine_grid(self.matrix.to(x.device).expand(len(x), 2, 3), list(x.shape), align_corners=False)
-        return F.grid_sample(x - black, grid, align_corners=False) + black
+        return F.grid_sample(x - black, grid, mode=self.mode, align_corners=False) + black
 
 
 def _resident(data: DataSet, transforms: Sequence[Any], device: str) -> MakeSource:
