@@ -20,6 +20,7 @@ from frostline.loop.training import run_stream
 from frostline.models import cnn, mlp, slim_resnet18, vit
 from frostline.selectors import Everything
 from frostline.strategies import EWC, Chain, ContinualBackprop, Finetune
+from tests.models.test_llama import llama
 from tests.models.test_transformers import tiny
 
 
@@ -342,14 +343,16 @@ def test_every_stream_yaml_fits_the_schema(override):
 
 @pytest.mark.parametrize("name", names("model"))
 def test_every_model_yaml_builds_and_runs(name, tmp_path):
-    settings = {"huggingface": [f"model.path={tmp_path}"], "vit": ["model.patch=8", "model.depth=1"]}
-    if name == "huggingface":
-        tiny("llama").save_pretrained(tmp_path)
+    folder, every = [f"model.path={tmp_path}"], name in ("causal_lm", "decoder", "decoder_small")  # token has an answer
+    settings = {"huggingface": folder, "causal_lm": folder, "vit": ["model.patch=8", "model.depth=1"]}
+    if name in ("huggingface", "causal_lm"):
+        (tiny("llama") if name == "huggingface" else llama()).save_pretrained(tmp_path)
     cfg = configured(f"model={name}", *settings.get(name, []))
     check(cfg)
-    text = name in ("huggingface", "minilm")
-    model = instantiate(without(cfg.model, "weights"), shape=(9,) if text else (3, 32, 32), classes=4)
-    assert model(torch.randint(1, 50, (2, 9)) if text else torch.randn(2, 3, 32, 32)).shape == (2, 4)
+    text = every or name in ("huggingface", "minilm")
+    model = instantiate(without(cfg.model, "weights"), shape=(9,) if text else (3, 32, 32), classes=50 if every else 4)
+    shape = (2, 9, model.head.out_features) if every else (2, 4)
+    assert model(torch.randint(1, 50, (2, 9)) if text else torch.randn(2, 3, 32, 32)).shape == shape
     state = torch.randint(1, 50, (2, 9)) if text else torch.randn(2, 3, 32, 32)
     model.eval()
     expected = model(state)
@@ -358,7 +361,7 @@ def test_every_model_yaml_builds_and_runs(name, tmp_path):
     torch.testing.assert_close(model.head(state), expected)
 
 
-@pytest.mark.parametrize("name", names("experiment"))
+@pytest.mark.parametrize("name", [*names("experiment"), "partial_lm/nano", "partial_lm/pretrain_nano"])
 def test_every_experiment_composes(name):
     check(configured(f"experiment={name}"))
 

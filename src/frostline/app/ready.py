@@ -73,7 +73,7 @@ def check_parts(
             + (
                 "one label a sample."
                 if batch.y.ndim == 1
-                else "one for each token, as model=decoder and model=causal_lm do."
+                else "one for each token, as model=decoder and model=causal_lm do; or one label a sample."
             )
         )
     _agree_on_padding(model, stream)
