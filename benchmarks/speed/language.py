@@ -53,7 +53,7 @@ def by_frostline(model: nn.Module, text: torch.Tensor, words: int, pieces: str =
     data = (text[:, :-1].contiguous(), text[:, 1:].contiguous())
     stream = from_tasks([(data, tuple(part[:BATCH] for part in data))], scenario="domain", classes=words)
     settings = TrainerConfig(epochs=1, batch_size=BATCH, compile="off", loss_in_pieces=pieces)
-    optimizer = partial(torch.optim.AdamW, lr=1e-4)
+    optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)  # as trainer.fused=auto has it
     meter = CostMeter(torch.device("cpu"))
     run_stream(
         Run(model, stream, Finetune(), Everything(), optimizer, meter, settings, Fast(settings), 0, reference_steps=0)
