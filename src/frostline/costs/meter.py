@@ -161,14 +161,15 @@ class CostMeter:
             return
         self._stop()
         self._paused = True
-        begin = time.perf_counter()
+        begin, mark = time.perf_counter(), peak_memory(self.device)
         try:
             yield
         finally:
             self._synchronise()
             self.unbilled_seconds += (time.perf_counter() - begin) / self._among
             self._paused = False
-            reset_peak_memory(self.device)  # what the pause took is not the method's
+            if peak_memory(self.device) > mark:  # what the pause took is not the method's
+                reset_peak_memory(self.device)  # only then: what is given back must be asked for again, page by page
             self._start()
 
     def _synchronise(self) -> None:
