@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frostline.app import launch
+from frostline.app.arguments import quoted
 from frostline.records import checkpoints, curve, results
 from tests.conftest import ROOT
 
@@ -178,7 +178,7 @@ def test_a_resume_on_other_data_is_refused(cli, start, tmp_path):
 
 def test_a_setting_may_be_longer_than_a_files_name():
     seeds = f"trainer.seeds=[{','.join(map(str, range(200)))}]"
-    assert launch._quoted(seeds) == seeds
+    assert quoted(seeds) == seeds
 
 
 def test_a_flag_that_is_none_of_hydras(cli, tmp_path):

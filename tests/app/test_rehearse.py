@@ -1,7 +1,10 @@
 """A dry run says what the run will cost."""
 
+import tempfile
+
 import pytest
 
+from frostline.app.config import compose_config, expand
 from frostline.app.rehearse import rehearse
 from frostline.records import results
 from tests.conftest import in_process
@@ -15,6 +18,12 @@ LANGUAGE = (
     "stream.tokens_per_task=6000", "stream.test_tokens=2000", "model.width=32", "model.depth=2", "model.hidden=64",
     "trainer.epochs=2", "trainer.batch_size=8", *SMALL[5:],
 )  # fmt: skip
+
+
+def rehearsed_run(settings):
+    cfg = compose_config(*settings)
+    expand(cfg)
+    return rehearse(cfg)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +41,7 @@ LANGUAGE = (
     ids=lambda settings: " ".join(s for s in settings if s.startswith(("strategy", "model=", "selector="))),
 )
 def test_operations_steps_and_samples_are_those_of_the_run(settings, tmp_path, capsys):
-    rehearsed = rehearse(settings)
+    rehearsed = rehearsed_run(settings)
     assert "Learning will take" in capsys.readouterr().out
     code, said = in_process(*settings, f"hydra.run.dir={tmp_path}")
     assert not code, said
@@ -46,7 +55,7 @@ def test_operations_steps_and_samples_are_those_of_the_run(settings, tmp_path, c
 
 def test_memory_is_that_of_the_run(tmp_path):
     settings = (*SMALL, "model=cnn", "model.channels=[64,128]")
-    rehearsed = max(row.peak_memory_bytes for row in rehearse(settings).meter.rows)
+    rehearsed = max(row.peak_memory_bytes for row in rehearsed_run(settings).meter.rows)
     in_process(*settings, f"hydra.run.dir={tmp_path}")
     assert rehearsed == pytest.approx(max(r["peak_memory_bytes"] for r in results.read(tmp_path)["ledger"]), rel=0.1)
 
@@ -54,8 +63,8 @@ def test_memory_is_that_of_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--dry-run", "-m", "seed=0,1"), "--dry-run goes with settings alone, and is for one run, not with -m"),
-        (("--dry-run", "resume=x"), "--dry-run is for a run that has not begun, not with resume=x"),
+        (("--dry-run", "-m", "seed=0,1"), "--dry-run is for one run that has not begun, not with -m"),
+        (("--dry-run", "resume=x"), "--dry-run is for one run that has not begun, not with resume=x"),
         (("--dry-run", "strategy=partail"), "partial"),
         (("--dry-run", *SMALL, "model=decoder"), "needs sequences of token ids"),
     ],
@@ -68,6 +77,18 @@ def test_what_cannot_be_rehearsed_is_refused(flags, message):
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, said = in_process("--dry-run", *SMALL, "model=mlp")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    code, said = in_process("--dry-run", *SMALL, "model=mlp", "tracking=wandb", f"hydra.run.dir={tmp_path / 'mine'}")
     assert (code, said) == (0, "")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*")] in ([], ["temporary"])
+
+
+def test_a_method_of_ones_own_is_rehearsed(tmp_path):
+    (tmp_path / "strategy").mkdir()
+    own = "# @package strategy\nmine:\n  _target_: frostline.strategies.replay.Replay\n  capacity: 7\n"
+    (tmp_path / "strategy" / "mine.yaml").write_text(own)
+    code, said = in_process(
+        "--dry-run", "--config-dir", str(tmp_path), "strategy=mine", *(s for s in SMALL if "track" not in s)
+    )
+    assert (code, said) == (0, "")

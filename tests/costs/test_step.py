@@ -13,7 +13,7 @@ from frostline.core.types import Batch
 from frostline.costs import Reference, StepCosts
 from frostline.costs.flops import count_flops
 from frostline.models import Classifier, cnn, mlp, resnet50, slim_resnet18, timm_model, vit
-from frostline.models.language import staged
+from frostline.models.staging import staged
 from frostline.streams import from_arrays
 from tests.models.test_transformers import tiny
 

@@ -56,6 +56,12 @@ def test_pieces_are_taken_where_the_whole_is_large(make_run, monkeypatch):
         assert bool(seen) == expected
 
 
+def test_a_compiled_step_makes_them_as_a_whole(make_run):
+    run = make_run(model=net, stream=stream(), epochs=1, batch_size=8, loss_in_pieces="on", compile="on")
+    with pytest.raises(UsageError, match=r"a compiled step makes them as a whole \(trainer\.compile=on\)"):
+        run_stream(run)
+
+
 def test_who_wants_the_logits_gets_them(make_run):
     run = make_run(LwF(), model=net, stream=stream(), epochs=1, batch_size=8, loss_in_pieces="on")
     with pytest.raises(UsageError, match=r"trainer\.loss_in_pieces=on: the strategy looks at the logits"):

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from frostline.app.export import export
 from frostline.core.checks import UsageError
 from frostline.core.structure import blocks, everything, head
 from frostline.core.torchvision_schemas import torchvision
 from frostline.costs.flops import count_flops
 from frostline.models import causal_lm, decoder
+from frostline.records.weights import SERVED, load_into, read
 from frostline.selectors.roles import names_of_role
+from tests.conftest import in_process
 
 torchvision()
 transformers = pytest.importorskip("transformers")
@@ -32,7 +35,7 @@ def llama(kv_heads=2, tied=True, **more):
 def ours(net, tied):
     model = decoder((LENGTH,), TOKENS, 32, 3, 4, net.config.num_key_value_heads, 48, tied=tied)
     theirs = net.state_dict()
-    model.load_state_dict({n: theirs[model.original.get(n, "lm_head.weight")] for n in model.state_dict()})
+    model.load_state_dict({n: theirs[model.original[n]] for n in model.state_dict()})
     return model
 
 
@@ -152,3 +155,32 @@ def test_the_operations_of_a_step_are_those_of_the_closed_form(role, tied):
     x = torch.randint(0, TOKENS, (batch, LENGTH))
     found = count_flops(lambda: nn.functional.cross_entropy(model(x).flatten(0, 1), x.flatten()).backward())
     assert found == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_come_from_and_go_to_files_under_llamas_names(tmp_path, tied):
+    net = llama(tied=tied)
+    net.save_pretrained(tmp_path)
+    model = decoder((LENGTH,), TOKENS, 32, 3, 4, 2, 48, tied=tied)
+    assert load_into(model, str(tmp_path / "model.safetensors")).startswith("Weights of")
+    x = torch.randint(0, TOKENS, (2, LENGTH))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(input_ids=x).logits, rtol=1e-4, atol=1e-4)
+    settings = ["stream=language", "stream.tasks=[python]", "stream.length=24", "stream.tokens_per_task=2000"]
+    settings += ["stream.test_tokens=1000", "model=decoder", "model.width=32", "model.depth=2", f"model.tied={tied}"]
+    run = [*settings, "trainer.max_steps=2", "tracking=none", "figures=[]", "cost.reference_steps=0"]
+    for folder, more in (("first", []), ("second", [f"model.weights={tmp_path}/first"])):
+        code, said = in_process(*run, *more, f"hydra.run.dir={tmp_path}/{folder}")
+        assert not code, said
+    export(tmp_path / "first", tmp_path / "out", "none")
+    config = transformers.LlamaConfig(
+        vocab_size=257, hidden_size=32, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=tied, rms_norm_eps=1e-6,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config)
+    said = theirs.load_state_dict(read(tmp_path / "out" / "weights.safetensors"), strict=False)
+    assert not said.unexpected_keys
+    assert set(said.missing_keys) <= {"lm_head.weight"}
+    served = read(tmp_path / "first" / SERVED)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(input_ids=served["x"]).logits, served["logits"], rtol=1e-4, atol=1e-4)

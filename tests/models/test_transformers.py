@@ -7,7 +7,7 @@ from frostline.core.checks import UsageError
 from frostline.core.structure import Staged
 from frostline.core.torchvision_schemas import torchvision
 from frostline.models import Classifier, huggingface, minilm, timm_model, vit
-from frostline.models.language import staged
+from frostline.models.staging import staged
 
 torchvision()  # transformers and timm import it
 from transformers import (  # noqa: E402

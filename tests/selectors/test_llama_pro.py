@@ -7,7 +7,7 @@ from frostline.core.checks import UsageError
 from frostline.core.structure import everything, head
 from frostline.loop.training import run_stream
 from frostline.models import Classifier, mlp, timm_model, vit
-from frostline.models.language import staged
+from frostline.models.staging import staged
 from frostline.selectors import LlamaPro
 from tests.models.test_transformers import tiny, tokens
 

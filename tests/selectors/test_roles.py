@@ -2,7 +2,7 @@ import pytest
 
 from frostline.core.structure import everything, head
 from frostline.models import Classifier, slim_resnet18, timm_model, vit
-from frostline.models.language import staged
+from frostline.models.staging import staged
 from frostline.selectors import Role
 from frostline.selectors.roles import names_of_role
 from tests.models.test_transformers import tiny

@@ -103,7 +103,7 @@ def test_a_tokenizer_of_ones_own(corpus, tmp_path_factory):
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(UsageError, match=r"is no tokenizer\.json"):
         language(str(corpus), tokenizer=str(folder))
-    with pytest.raises(UsageError, match=r"expected a tokenizer\.json, or a folder"):
+    with pytest.raises(UsageError, match=r"expected the path of a tokenizer\.json, or of a folder"):
         language(str(corpus), tokenizer=str(folder / "none"))
 
 

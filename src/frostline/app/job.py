@@ -106,18 +106,24 @@ def _again(job: Job) -> Job:
     return job._replace(state=checkpoints.load(job.folder) if saved else None)
 
 
-def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None, brief: bool) -> list[dict[str, Any]]:
-    first = jobs[0].cfg
-    device = choose_device(first.trainer.device)
-    set_precision(first.trainer.precision, device)
-    if slow_here(first.trainer.precision, device):
+def get_ready(cfg: DictConfig) -> torch.device:
+    """Return the device to train on, its precision and the number of threads set as the configuration says."""
+    device = choose_device(cfg.trainer.device)
+    set_precision(cfg.trainer.precision, device)
+    if slow_here(cfg.trainer.precision, device):
         print(
             "frostline: trainer.precision=bfloat16: this CPU has neither AMX nor AVX512-BF16, so a step takes several "
             "times as long as in float32."
         )
-    if first.trainer.threads is not None:
-        torch.set_num_threads(first.trainer.threads)
-    elif alone and device.type == "cpu":
+    if cfg.trainer.threads is not None:
+        torch.set_num_threads(cfg.trainer.threads)
+    return device
+
+
+def _execute(jobs: Sequence[Job], whole: Path, alone: bool, forget: Path | None, brief: bool) -> list[dict[str, Any]]:
+    first = jobs[0].cfg
+    device = get_ready(first)
+    if first.trainer.threads is None and alone and device.type == "cpu":
         _say_if_busy()
     with ExitStack() as cleanup:
         reporter = TerminalReport(

@@ -2,10 +2,10 @@
 
 import gc
 import os
-import re
 import shlex
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-from frostline.app.config import MAY_CHANGE, DictConfig, OmegaConf, conf_dir, expand, key_of, register
+from frostline.app.arguments import DRY_RUN, flags_first, for_dry_run, for_resume, quoted, refuse_empty
+from frostline.app.config import DictConfig, OmegaConf, conf_dir, expand, key_of, register
 from frostline.app.explain import explain
 from frostline.app.placing import named, place, refuse_complete, refuse_flags, tidy
-from frostline.app.recorded import recorded
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
 from frostline.report.console import plainly, program
@@ -28,21 +28,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compose the configuration from the command line and run the job; exit code 1 with a message where it is wrong."""
     plainly()
     given = sys.argv[1:] if argv is None else argv
-    arguments = _flags_first(given)
+    arguments = flags_first(given)
     wants_traceback, before = "HYDRA_FULL_ERROR" in os.environ, list(sys.argv)
     folder: Path | None = None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands exceptions on, and they are explained below
     gc.disable()  # until all is imported
     try:
-        if DRY_RUN in arguments:
-            _rehearse([a for a in arguments if a != DRY_RUN])
-            return
+        if dry := DRY_RUN in arguments:
+            folder = Path(tempfile.mkdtemp(), "dry_run")  # tidied away, its parent too
+            folder.mkdir()
+            arguments = for_dry_run(arguments, str(folder))
         refuse_flags(arguments)
-        _refuse_empty(arguments)
-        arguments, again = _for_resume(arguments)
-        arguments, folder = (arguments, None) if again else place(arguments)
+        refuse_empty(arguments)
+        arguments, again = for_resume(arguments)
+        if not dry:
+            arguments, folder = (arguments, None) if again else place(arguments)
         with _owning(arguments, resumes=again or any(key_of(a) == "resume" for a in arguments)):
-            _run_hydra([_quoted(argument) for argument in arguments], again, wants_traceback)
+            _run_hydra([quoted(argument) for argument in arguments], again, dry, wants_traceback)
     except KeyboardInterrupt:
         _stop("Interrupted. A run that had begun goes on with resume=FOLDER.", code=130)
     except FailedRun:
@@ -62,31 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _rehearse(arguments: list[str]) -> None:
-    """Print what the run will cost; UsageError for a sweep, or flags that are Hydra's."""
-    if flag := next((a for a in arguments if a.startswith("-")), None):
-        raise UsageError(f"{DRY_RUN} goes with settings alone, and is for one run, not with {flag}.")
-    if resumed := next((a for a in arguments if key_of(a) == "resume"), None):
-        raise UsageError(f"{DRY_RUN} is for a run that has not begun, not with {resumed}.")
-    _import_trainer()
-    from frostline.app.rehearse import rehearse
-
-    rehearse([_quoted(argument) for argument in arguments])
-
-
-DRY_RUN = "--dry-run"
-TAKES_A_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p")
-
-
-def _flags_first(given: Sequence[str]) -> list[str]:
-    """Return the arguments with flags, and what belongs to them, before settings, as argparse wants them."""
-    flags: list[str] = []
-    settings: list[str] = []
-    for before, argument in zip(("", *given), given, strict=False):
-        (flags if argument.startswith("-") or before in TAKES_A_VALUE else settings).append(argument)
-    return [*flags, *settings]
-
-
 def _owning(arguments: list[str], *, resumes: bool) -> AbstractContextManager[None]:
     """Return what keeps a folder to this process, before Hydra writes into it; refuse one with a complete run."""
     folder = named(arguments)
@@ -97,26 +74,6 @@ def _owning(arguments: list[str], *, resumes: bool) -> AbstractContextManager[No
     return owned(folder)
 
 
-def _quoted(argument: str) -> str:
-    """Return the argument so that Hydra can read it where it names a file or a folder, whatever that is called."""
-    key, sign, value = argument.partition("=")
-    if not sign or re.fullmatch(r"[\w./~+:-]*", value, re.ASCII):  # nearly all: Hydra's parser takes a while to import
-        return argument
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        there = Path(value).expanduser().exists()
-    except (OSError, RuntimeError):  # too long for a name, a user who is not there
-        there = False
-    try:
-        read = OverridesParser.create().parse_override(argument)
-        other = there and (read.is_sweep_override() or isinstance(read.value(), list | dict))
-    except HydraException:
-        other = there or key.endswith(".dir")
-    return f"{key}='" + value.replace("'", "\\'") + "'" if other else argument
-
-
 def _was_interrupted(error: BaseException) -> bool:
     """Tell whether an error came of an interruption, which left something half done that then failed."""
     seen: list[BaseException] = [error]
@@ -125,28 +82,14 @@ def _was_interrupted(error: BaseException) -> bool:
     return any(isinstance(one, KeyboardInterrupt) for one in seen)
 
 
-def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse a sweep over nothing, which Hydra would launch: no run, and no word."""
-    for argument in (a for a in arguments if "range(" in a):
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-        from hydra.errors import HydraException
-
-        try:
-            override = OverridesParser.create().parse_override(argument)
-        except HydraException:  # it will be said when Hydra reads it
-            continue
-        if override.is_discrete_sweep() and next(override.sweep_iterator(), None) is None:
-            raise UsageError(f"{argument}: a sweep over nothing. Expected a range with values, range(0,5) say.")
-
-
 class FailedRun(UsageError):
     """A run of a sweep failed, which was said at once; the others go on, perhaps in other processes."""
 
 
-def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None:
+def _run_hydra(arguments: list[str], again: bool, dry: bool, wants_traceback: bool) -> None:
     """Hand the job to Hydra, which calls it for each run; launchers other than its own do so in other processes.
 
-    again: these are the runs of a sweep that goes on.
+    again: these are the runs of a sweep that goes on. dry: say what the run will cost, and keep nothing.
     """
     import hydra
 
@@ -163,6 +106,7 @@ def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None
         expand(cfg)
         _import_trainer()
         from frostline.app.job import execute
+        from frostline.app.rehearse import rehearse
         from frostline.app.resuming import resume
 
         overrides: Any = OmegaConf.to_container(context.overrides.task, resolve=False)  # references as they were typed
@@ -171,7 +115,9 @@ def _run_hydra(arguments: list[str], again: bool, wants_traceback: bool) -> None
         alone = launcher is None or launcher.endswith(".BasicLauncher")
         _refuse_merged(context, overrides)
         try:
-            if cfg.resume is None and not again:
+            if dry:
+                rehearse(cfg)
+            elif cfg.resume is None and not again:
                 execute(cfg, folder, sweep=sweep, alone=alone)
             else:
                 resume(cfg, folder, overrides, sweep=sweep, alone=alone)
@@ -244,31 +190,6 @@ def _end_with(sweep: int) -> None:
             os._exit(1)
 
         threading.Thread(target=watch, name=name, daemon=True).start()
-
-
-def _for_resume(arguments: list[str]) -> tuple[list[str], bool]:
-    """Let a resumed run write into its own folder; return the arguments, and whether they are those of a sweep that goes on.
-
-    Hydra's record of a run's first start is left alone; a sweep starts anew as Hydra recorded it.
-    """
-    resumed = [a for a in arguments if key_of(a) == "resume" and not a.endswith("=null")]
-    if not resumed:
-        return arguments, False
-    if "-m" in arguments or "--multirun" in arguments:
-        raise UsageError("resume knows whether it goes on with a run or a sweep: leave out -m.")
-    name = resumed[-1].partition("=")[2].strip("'\"")
-    folder = Path(name)
-    if not name or not folder.is_dir():
-        wrong = "that is a file" if folder.is_file() else "there is no such folder"
-        raise UsageError(f"resume={name!r}: {wrong}. Expected the folder of an earlier run or sweep.")
-    kept = [a for a in arguments if key_of(a) not in ("resume", "hydra.run.dir")]
-    # the run's stream may have settings that the default one has not
-    kept = [f"++{a}" if a.startswith("stream.") and key_of(a) in MAY_CHANGE else a for a in kept]
-    where = str(folder.resolve()).replace("'", "\\'")
-    record = folder / "multirun.yaml"
-    if record.is_file():
-        return ["-m", *recorded(record, kept), f"hydra.sweep.dir='{where}'"], True
-    return [*kept, f"resume='{where}'", f"hydra.run.dir='{where}'", "hydra.output_subdir=null"], False
 
 
 def _stop(message: str, code: int = 1) -> NoReturn:

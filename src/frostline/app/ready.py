@@ -13,7 +13,7 @@ from frostline.core.structure import note_order
 from frostline.core.types import TaskStream
 from frostline.loop.evaluation import evaluation_data
 from frostline.loop.settings import TrainerConfig
-from frostline.models.language import TokenEmbedding
+from frostline.models.staging import TokenEmbedding
 from frostline.selectors.base import Selector
 from frostline.selectors.depth import Everything
 from frostline.speed.prefix import check_settings

@@ -1,18 +1,15 @@
 """`frostline run --dry-run`: what a run will cost, before it is paid."""
 
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
-from frostline.app.building import build_run, choose_device
-from frostline.app.config import check, compose_config, expand
-from frostline.app.job import with_seed
+from frostline.app.building import build_run
+from frostline.app.config import DictConfig, check
+from frostline.app.job import get_ready, with_seed
 from frostline.costs import totals
-from frostline.loop.precision import set_precision
 from frostline.loop.rehearsal import DONE, Rehearsal
 from frostline.loop.run import Run
 from frostline.loop.training import run_stream
@@ -20,17 +17,12 @@ from frostline.report.console import wide_console
 from frostline.report.tables import bill_table, si, size
 
 
-def rehearse(settings: Sequence[str]) -> Run:
+def rehearse(cfg: DictConfig) -> Run:
     """Go through a run's tasks, the first steps of each kind taken and the others counted; print the bill, keep nothing."""
-    cfg = compose_config(*settings, "tracking=none")
-    expand(cfg)
     check(cfg)
     if cfg.trainer.seeds is not None:
         cfg = with_seed(cfg, cfg.trainer.seeds[0])
-    device = choose_device(cfg.trainer.device)
-    set_precision(cfg.trainer.precision, device)
-    if cfg.trainer.threads is not None:
-        torch.set_num_threads(cfg.trainer.threads)
+    device = get_ready(cfg)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
         run, _ = build_run(cfg, Path(folder), device, [], cleanup, among=1)
         run.rehearsal, run.save, run.reference_steps, run.observers = Rehearsal(), None, 0, ()

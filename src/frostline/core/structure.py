@@ -48,11 +48,17 @@ def _says(model: nn.Module, what: str) -> bool:
     return callable(own) and not isinstance(own, nn.Module)
 
 
+def piped(stages: Iterable[Any], state: Any) -> Any:
+    """Return what steps one after another make of a state."""
+    for stage in stages:
+        state = stage(state)
+    return state
+
+
 def run_stages(model: Staged, first: int, last: int, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return what stages `first` to `last` make of a state, without gradients, as a tuple of tensors."""
     with torch.no_grad():
-        for stage in model.stages()[first:last]:
-            state = stage(state)
+        state = piped(model.stages()[first:last], state)
     return state if isinstance(state, tuple) else (state,)
 
 
@@ -147,6 +153,11 @@ def head(model: nn.Module) -> frozenset[str]:
     """
     prefix = "head" if isinstance(getattr(model, "head", None), nn.Module) else list(layers(model))[-1]
     return frozenset(n for n, _ in model.named_parameters() if n.startswith(parameter_of(prefix, "")))
+
+
+def parts(model: nn.Module) -> list[frozenset[str]]:
+    """Return the blocks from shallow to deep, and the head where it has parameters of its own."""
+    return [group for group in (*blocks(model), head(model)) if group]
 
 
 def everything(model: nn.Module) -> frozenset[str]:

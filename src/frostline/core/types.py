@@ -193,6 +193,11 @@ class TaskStream:
         return self.tasks[index]
 
     @property
+    def targets(self) -> int:
+        """How many targets a sample has: one, or one for each token of a text."""
+        return self.tasks[0].test.labels[0].numel()
+
+    @property
     def objective(self) -> Objective:
         """What the stream asks of a model."""
         return self.tasks[0].objective

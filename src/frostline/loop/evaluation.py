@@ -138,7 +138,7 @@ def _tally(run: Run, column: Column, read: Reader) -> Said:
         run.meter.step(len(work.batch), operations(run, work, [run]))
         y = work.batch.y
         if run.rehearsal is not None:
-            with run.rehearsal.piece(("evaluate", len(work.batch), work.kind), run.meter) as wanted:
+            with run.rehearsal.piece(_kind(run, work), run.meter) as wanted:
                 if wanted:
                     work.call()
             right.append(torch.zeros_like(y, dtype=torch.bool).flatten())
@@ -164,12 +164,17 @@ def own_classes(stream: TaskStream, column: Column) -> Tensor:
 
 def operations(run: Run, work: Work, billed: Sequence[Run]) -> int:
     """Return the operations of evaluating the batch, counted once for each shape of work, off everybody's bill."""
-    since = None if run.strategy.steady else len(run.progress.accuracy)  # what serves may do more than it did
-    key = (run.shape, len(work.batch), tuple(work.batch.x.shape), work.kind, since)
+    key = _kind(run, work)
     if key not in run.evaluation_flops:
         with all_paused([each.meter for each in billed]):
             run.evaluation_flops[key] = count_flops(work.whole or work.call, run.meter.uncounted)
     return run.evaluation_flops[key]
+
+
+def _kind(run: Run, work: Work) -> tuple:
+    """Return what decides the operations of evaluating a batch."""
+    since = None if run.strategy.steady else len(run.progress.accuracy)  # what serves may do more than it did
+    return (run.shape, len(work.batch), tuple(work.batch.x.shape), work.kind, since)
 
 
 def record(run: Run, found: Sequence[Column], said: Sequence[Said]) -> None:

@@ -13,7 +13,7 @@ from frostline.core.objectives import Classification
 from frostline.core.scope import Scope, evaluating
 from frostline.core.shadow import Shadows
 from frostline.core.step import Step, Weights
-from frostline.core.structure import is_staged
+from frostline.core.structure import is_staged, piped
 from frostline.core.types import Batch, Task
 from frostline.loop.backend import Entrance
 from frostline.loop.evaluation import evaluate_alone
@@ -48,11 +48,8 @@ class Whole:
     def features(self, batch: Batch) -> Tensor:
         """Return what the head makes logits of."""
         assert is_staged(self.run.model)
-        state: Any = batch.x
         with self.run.casting():
-            for stage in self.run.model.stages():
-                state = stage(state)
-        return state.float()
+            return piped(self.run.model.stages(), batch.x).float()
 
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode."""
@@ -79,7 +76,7 @@ class Alone:
         self.call = compiled or self.entrance.logits
         self.steps = [Step(scope, lesson.task, lesson.total, self)]
         self.losses = lesson.losses.unsqueeze(1)
-        self.in_pieces = compiled is None and wants_pieces(lesson)
+        self.in_pieces = wants_pieces(lesson)
 
     @property
     def wants_samples(self) -> bool:
@@ -152,25 +149,27 @@ def wants_pieces(lesson: Lesson) -> bool:
 
     UsageError where trainer.loss_in_pieces=on and it cannot.
     """
-    run, task, settings = lesson.run, lesson.task, lesson.run.settings
+    run, task, settings, targets = lesson.run, lesson.task, lesson.run.settings, lesson.run.stream.targets
     if settings.loss_in_pieces == "off":
         return False
     model: Any = run.model
     why = ""
     if not (is_staged(model) and isinstance(model.head, nn.Linear)):
         why = "the model has no linear head after its stages"
-    elif not isinstance(task.objective, Classification) or task.train.labels.ndim != 2 or task.visible is not None:
+    elif not isinstance(task.objective, Classification) or targets == 1 or task.visible is not None:
         why = "it is for streams in which every token asks for one of all words"
     elif run.strategy.uses("criterion") or run.strategy.uses("penalty"):
         why = "the strategy looks at the logits, or adds to the loss"
     elif settings.sam or settings.precision != "float32":
         why = "it is for plain float32 steps (no trainer.sam)"
+    elif settings.compile not in ("auto", "off"):
+        why = f"a compiled step makes them as a whole (trainer.compile={settings.compile})"
     if why and settings.loss_in_pieces == "on":
         raise UsageError(f"trainer.loss_in_pieces=on: {why}. Expected auto, or off.")
     if why or settings.loss_in_pieces == "on":
         return not why
     words, features = model.head.weight.shape
-    return words > features and 4 * settings.batch_size * task.train.labels.shape[1] * words >= LARGE
+    return words > features and 4 * settings.batch_size * targets * words >= LARGE
 
 
 class Plain:

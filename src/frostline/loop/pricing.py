@@ -75,11 +75,14 @@ class StepCounter:
         """Tell whether a step like this one was counted."""
         return step_kind(self.run, batch) in self.known
 
+    def key(self, batch: Batch) -> tuple:
+        """Return what decides the operations of the step, in all of the run."""
+        return (*self.place, *step_kind(self.run, batch))
+
     def learn(self, batch: Batch) -> None:
         """Count the step, off the bill."""
-        kind = step_kind(self.run, batch)
+        kind, key = step_kind(self.run, batch), self.key(batch)
         with self.run.meter.paused():
-            key = (*self.place, *kind)
             if key not in self.run.step_flops:  # a scope may come again within the task
                 self.run.step_flops[key] = self._probe(batch)
             self._measure_reference(batch)

@@ -156,9 +156,8 @@ class Run:
         Of texts in which every token asks for a word, as many as make 2^24 logits at most.
         """
         most = 128 if self.device.type == "cpu" else 1024
-        labels = self.stream[0].test.labels
-        if labels.ndim > 1 and isinstance(self.stream.objective, Classification):
-            most = min(most, max(1, PIECE // (labels.shape[1] * self.stream.classes)))
+        if (targets := self.stream.targets) > 1 and isinstance(self.stream.objective, Classification):
+            most = min(most, max(1, PIECE // (targets * self.stream.classes)))
         return self.settings.eval_batch_size or most
 
     @property

@@ -18,7 +18,7 @@ from frostline.loop.interrupts import STOP, Ended
 from frostline.loop.lesson import Lesson, blocks
 from frostline.loop.optimizing import close_optimizer, rates_change
 from frostline.loop.plain import Alone
-from frostline.loop.pricing import StepCounter, count_plain, step_kind
+from frostline.loop.pricing import StepCounter, count_plain
 from frostline.loop.run import Run, take_checkpoints
 from frostline.loop.stepping import take_step
 from frostline.loop.watching import Lookout, lookout
@@ -159,11 +159,8 @@ def fit(lessons: Sequence[Lesson], scopes: Sequence[Scope], engine: Engine) -> N
         elif (rehearsal := runs[0].rehearsal) is None:
             engine.losses[now], samples = take_step(engine, batches)
         else:
-            kinds = [
-                (counter.place, step_kind(counter.run, batch)) for counter, batch in zip(counters, batches, strict=True)
-            ]
             samples = [counter.known_for(batch)[1] for counter, batch in zip(counters, batches, strict=True)]
-            with rehearsal.piece(tuple(kinds), runs[0].meter) as wanted:
+            with rehearsal.piece(counters[0].key(batches[0]), runs[0].meter) as wanted:
                 if wanted:
                     engine.losses[now], samples = take_step(engine, batches)
         for run, count, cost in zip(runs, samples, flops, strict=True):

@@ -118,7 +118,7 @@ def decoder(
             nn.init.normal_(module.weight, std=0.02)
     if tied:
         model.head.weight = embedding.weight
-    model.original = {name: _llama(name) for name, _ in model.named_parameters()}
+    model.original = {name: _llama(name) for name in model.state_dict()}
     return model
 
 

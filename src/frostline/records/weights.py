@@ -63,7 +63,7 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def load_into(model: nn.Module, given: str) -> str:
-    """Put a run's weights, or those of a .safetensors file under the same names, into the model.
+    """Put a run's weights, or those of a .safetensors file under our names or its library's, into the model.
 
     Return what was left out: the head, where it has other classes or was worked out in closed form. UsageError where the
     weights are not this model's.
@@ -75,13 +75,15 @@ def load_into(model: nn.Module, given: str) -> str:
         )
     tensors = read(path)
     _check_digest(path, tensors)
+    ours = {original: name for name, original in getattr(model, "original", {}).items()}
+    tensors = {ours.get(name, name): value for name, value in tensors.items()}
     own, outside = model.state_dict(), head(model)
     theirs = {n for n in tensors if n.startswith("head.")} if hasattr(model, "head") else outside & tensors.keys()
-    if not outside:  # its matrix is the embedding's
-        theirs = set()
+    theirs = theirs if outside else set()  # of a head whose matrix is the embedding's
     fits = theirs <= outside and all(tensors[name].shape == own[name].shape for name in theirs)
     kept = {name: value for name, value in tensors.items() if fits or name not in theirs | outside}
-    missing = [name for name in own if name not in kept and name not in outside]
+    held = {own[name].data_ptr() for name in kept if name in own}  # a shared tensor may be there once
+    missing = [name for name in own if name not in kept and name not in outside and own[name].data_ptr() not in held]
     unknown = [name for name in kept if name not in own]
     wrong = [name for name in kept if name in own and kept[name].shape != own[name].shape]
     if missing or unknown or wrong:

@@ -7,7 +7,7 @@ from torch import nn
 
 from frostline.core.checks import in_range, one_of
 from frostline.core.rng import generator
-from frostline.core.structure import blocks, head
+from frostline.core.structure import blocks, head, parts
 from frostline.core.types import Task
 from frostline.selectors.turns import Turns
 
@@ -37,7 +37,7 @@ class BAdam(Turns):
         in_range("selector.stride", self.stride, 1)
 
     def at(self, model: nn.Module, task: Task, number: int) -> frozenset[str]:
-        groups = blocks(model) + [own for own in [head(model)] if own and not self.with_head]
+        groups = blocks(model) if self.with_head else parts(model)
         turn, place = divmod(number, len(groups))
         own = groups[self._order(len(groups), task, turn)[place]]
         return own | head(model) if self.with_head else own

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.core.checks import in_range
-from frostline.core.structure import blocks, head
+from frostline.core.structure import parts
 from frostline.core.types import Task
 from frostline.selectors.base import Change, Selector
 
@@ -28,7 +28,7 @@ class FreezeOut(Selector):
         in_range("selector.t0", self.t0, 0, 1, above=True)
 
     def change(self, model: nn.Module, task: Task, names: frozenset[str], step: int, steps: int) -> Change:
-        groups, now, rates = [*blocks(model), *filter(None, [head(model)])], step / max(1, steps), {}
+        groups, now, rates = parts(model), step / max(1, steps), {}
         for end, group in zip(self._ends(len(groups)), groups, strict=True):
             if now < end:
                 rate = 0.5 * (1 + math.cos(math.pi * now / end)) / (end if self.scaled else 1.0)

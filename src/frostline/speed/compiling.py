@@ -11,7 +11,7 @@ from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
 from frostline.core.types import Batch
 from frostline.loop.lesson import Lesson
-from frostline.loop.plain import Alone
+from frostline.loop.plain import Alone, wants_pieces
 from frostline.loop.pricing import StepCounter, traceless
 from frostline.loop.stepping import take_step
 from frostline.models.classifier import Classifier
@@ -89,6 +89,8 @@ class Compiler:
 def _repays(lesson: Lesson, scope: Scope) -> bool:
     run = lesson.run
     if run.device.type != "cpu" or type(run.model) is not Classifier or pays(run.model, run.device):
+        return False
+    if wants_pieces(lesson):  # a compiled step makes all logits
         return False
     if any(isinstance(m, SLOW) or (isinstance(m, nn.Conv2d) and m.out_channels >= WIDE) for m in run.model.modules()):
         return False

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from frostline.core.checks import UsageError
 from frostline.core.scope import Scope, evaluating
 from frostline.core.step import Weights
-from frostline.core.structure import Staged, is_staged, run_stages
+from frostline.core.structure import Staged, is_staged, piped, run_stages
 from frostline.core.types import Batch
 from frostline.costs import CostMeter
 from frostline.loop.lesson import Lesson
@@ -48,9 +48,7 @@ class Tail(nn.Module):
 
     def forward(self, state: State) -> Tensor:
         """Return logits."""
-        for stage in self.model.stages()[self.line :]:
-            state = stage(state)
-        return self.model.head(state)
+        return self.model.head(piped(self.model.stages()[self.line :], state))
 
 
 class Cached:
@@ -101,18 +99,12 @@ class Cached:
                 named = {f"model.{name}": value for name, value in weights.items()}
                 return functional_call(tail, named, (self.state(batch),)).float()
         with self.run.casting():
-            return self._head(self._features(batch)).float()
+            return self._head(piped(self._tail, self.state(batch))).float()
 
     def features(self, batch: Batch) -> Tensor:
         """Return what the head makes logits of."""
         with self.run.casting():
-            return self._features(batch).float()
-
-    def _features(self, batch: Batch) -> Any:
-        state = self.state(batch)
-        for stage in self._tail:
-            state = stage(state)
-        return state
+            return piped(self._tail, self.state(batch)).float()
 
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode."""

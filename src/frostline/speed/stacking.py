@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from frostline.core.structure import POINTWISE
+from frostline.core.structure import POINTWISE, piped
 from frostline.models.classifier import Classifier
 from frostline.speed.batchnorm import UnevenBatchNorm2d
 from frostline.speed.im2col import Im2colConv2d
@@ -70,7 +70,7 @@ class Stack:
         kind, first = type(modules[0]), modules[0]
         if kind is nn.Sequential:
             steps = [self.function(parts) for parts in zip(*(m.children() for m in modules), strict=True)]
-            return lambda x: _pipe(steps, x)
+            return lambda x: piped(steps, x)
         if kind is nn.Linear:
             return self._linear(first)
         if kind in POINTWISE:
@@ -96,7 +96,7 @@ class Stack:
         stages = zip(*(model.stages()[line:] for model in self.models), strict=True)  # type: ignore[operator]
         body = [self.function(modules) for modules in stages]
         head = self.function([model.head for model in self.models])  # type: ignore[arg-type]
-        return lambda x: head(_pipe(body, x))
+        return lambda x: head(piped(body, x))
 
     def collect_gradients(self) -> None:
         """Add to the stacked gradients what reached the models' own parameters, and let those see the sum."""
@@ -193,9 +193,3 @@ class Stack:
 def _extent(t: Tensor) -> int:
     """Return how many elements apart two tensors of this shape and these strides must begin."""
     return 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else 0
-
-
-def _pipe(steps: Sequence[Function], x: Tensor) -> Tensor:
-    for step in steps:
-        x = step(x)
-    return x

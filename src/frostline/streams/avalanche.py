@@ -13,7 +13,7 @@ from torch import Tensor
 from frostline.core.checks import UsageError, nearest, one_of
 from frostline.core.torchvision_schemas import torchvision
 from frostline.core.types import TaskStream
-from frostline.streams.build import SCENARIOS
+from frostline.streams.assembling import SCENARIOS
 from frostline.streams.own import from_tasks
 
 

@@ -14,7 +14,7 @@ from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
 from frostline.costs.memory import needs_room
 from frostline.streams.arrival import Arrival
-from frostline.streams.build import TASK_BY_TASK, MakeSource, assemble
+from frostline.streams.assembling import TASK_BY_TASK, MakeSource, assemble
 from frostline.streams.images import SCALINGS, open_images
 
 

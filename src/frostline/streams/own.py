@@ -14,7 +14,7 @@ from frostline.core.loaders import LoaderSource
 from frostline.core.objectives import OBJECTIVES, Classification, Objective
 from frostline.core.sources import TensorSource
 from frostline.core.types import Source, Task, TaskStream
-from frostline.streams.build import SCENARIOS, visible_classes
+from frostline.streams.assembling import SCENARIOS, visible_classes
 
 Data = Any  # (x, y) as tensors, arrays or lists; a map-style data set of (x, y); a Source
 IN_MEMORY = 2**31  # bytes up to which a data set is read once and kept

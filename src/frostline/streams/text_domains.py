@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import TensorSource
 from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.documents import Documents, domains_in, fingerprint, is_test, pieces
+from frostline.streams.text import open_tokenizer
 
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 BATCH = 256  # documents tokenised at once
@@ -55,84 +55,92 @@ def language(
     if not names:
         raise UsageError("stream.tasks=[]: expected at least one domain.")
     encode, vocabulary = _encoder(tokenizer)
-    reading = _Reading(domains, encode, test_share, tokens_per_task, test_tokens, length, device)
+    reading = _Reading(domains, encode, test_share, (tokens_per_task, test_tokens), length, device)
     made = []
     for t, name in enumerate(names):
-        found = reading.of(name)
-        train, test = (_windows(tokens, length, t) for tokens in (found.train, found.test))
+        train, test = (_windows(tokens, length, t) for tokens in reading.of(name))
         made.append(Task(t, f"{t}: {name}", (), train, test))
-    suites = tuple(Suite(name, _windows(reading.of(name).test, length, 0)) for name in held_out)
+    suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0)) for name in held_out)
     stem = Path(path).name if path is not None else "installed"
     return TaskStream(f"language_{stem}", "domain", tuple(made), vocabulary, (length,), online, suites)
-
-
-class _Tokens(NamedTuple):
-    train: Tensor  # int64, documents end to end
-    test: Tensor
 
 
 Encode = Callable[[list[str]], list[np.ndarray]]  # each document's tokens, with the one that ends it
 
 
+class _Side:
+    """The tokens of a domain to learn from, or to test on: documents end to end, up to a limit."""
+
+    def __init__(self, encode: Encode, limit: int | None):
+        self.encode, self.limit = encode, limit
+        self.waiting: list[str] = []
+        self.found: list[np.ndarray] = []
+        self.count = 0
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and self.count >= self.limit
+
+    def add(self, document: str) -> int:
+        """Take a document; return how many tokens there are more, when a batch of documents was tokenised."""
+        self.waiting.append(document)
+        enough = len(self.waiting) == BATCH or sum(map(len, self.waiting)) > 2**20
+        return self.flush() if enough else 0
+
+    def flush(self) -> int:
+        before = self.count
+        for tokens in self.encode(self.waiting):
+            self.found.append(tokens)
+            self.count += len(tokens)
+        self.waiting.clear()
+        return self.count - before
+
+    def tokens(self) -> Tensor:
+        return torch.from_numpy(np.concatenate(self.found)[: self.limit].astype(np.int64))
+
+
 class _Reading:
-    """Reads each domain or mixture once."""
+    """Reads each domain or mixture once: what to learn from, and what to test on."""
 
     def __init__(
-        self, domains: dict[str, Documents], encode: Encode, share: float,
-        train: int | None, test: int | None, length: int, device: str,
+        self, domains: dict[str, Documents], encode: Encode, share: float, limits: Sequence[int | None], length: int,
+        device: str,
     ):  # fmt: skip
         self.domains, self.encode, self.share, self.length, self.device = domains, encode, share, length, device
-        self.limits = (train, test)
-        self.known: dict[str, _Tokens] = {}
+        self.limits = limits
+        self.known: dict[str, list[Tensor]] = {}
 
-    def of(self, name: str) -> _Tokens:
+    def of(self, name: str) -> list[Tensor]:
         if name not in self.known:
             parts = name.split("+")
             limits = [None if limit is None else -(-limit // len(parts)) for limit in self.limits]
-            read = [self._read(part, *limits) for part in parts]
-            if len(read) > 1 and None in limits:  # of all there is, as much of each as of the smallest
-                read = [_Tokens(*(t[: min(len(r[k]) for r in read)] for k, t in enumerate(own))) for own in read]
-            self.known[name] = _Tokens(*(torch.cat([own[k] for own in read]).to(self.device) for k in (0, 1)))
+            read = [self._read(part, limits) for part in parts]
+            sides = list(zip(*read, strict=True))
+            if len(parts) > 1:  # of all there is, as much of each as of the smallest
+                sides = [[part[: min(map(len, side))] for part in side] for side in sides]
+            self.known[name] = [torch.cat(list(side)).to(self.device) for side in sides]
         return self.known[name]
 
-    def _read(self, name: str, train: int | None, test: int | None) -> _Tokens:
-        limits, sides, counts = (train, test), ([], []), [0, 0]
-        seen: set[bytes] = set()
-        waiting: tuple[list[str], list[str]] = ([], [])
-
-        def tokenise(side: int) -> int:
-            before = counts[side]
-            for tokens in self.encode(waiting[side]):
-                sides[side].append(tokens)
-                counts[side] += len(tokens)
-            waiting[side].clear()
-            return counts[side] - before
-
-        def full(side: int) -> bool:
-            limit = limits[side]
-            return limit is not None and counts[side] >= limit
-
-        with tqdm(total=train, desc=f"reading {name}", unit=" tokens", leave=False, delay=2, unit_scale=True) as bar:
+    def _read(self, name: str, limits: Sequence[int | None]) -> list[Tensor]:
+        sides, seen = [_Side(self.encode, limit) for limit in limits], set[bytes]()
+        with tqdm(
+            total=limits[0], desc=f"reading {name}", unit=" tokens", leave=False, delay=2, unit_scale=True
+        ) as bar:
             for document in (piece for whole in self.domains[name]() for piece in pieces(whole)):
-                mark = fingerprint(document)
-                side = int(is_test(document, self.share))
-                if mark in seen or not document.strip() or full(side):
-                    if full(0) and full(1):
-                        break
-                    continue
-                seen.add(mark)
-                waiting[side].append(document)
-                if len(waiting[side]) == BATCH or sum(map(len, waiting[side])) > 2**20:
-                    bar.update(tokenise(side) * (side == 0))
-            for side in (0, 1):
-                tokenise(side)
-        for side, what, key in ((0, "learn from", "tokens_per_task"), (1, "test on", "test_share")):
-            if counts[side] <= self.length:
+                mark, held_out = fingerprint(document), is_test(document, self.share)
+                if mark not in seen and document.strip() and not sides[held_out].full:
+                    seen.add(mark)
+                    bar.update(sides[held_out].add(document) * (not held_out))
+                if all(side.full for side in sides):
+                    break
+        for side, what, key in zip(sides, ("learn from", "test on"), ("tokens_per_task", "test_share"), strict=True):
+            side.flush()
+            if side.count <= self.length:
                 raise UsageError(
-                    f"{name}: {counts[side]} tokens to {what}, of {len(seen)} different documents. Expected more than "
+                    f"{name}: {side.count} tokens to {what}, of {len(seen)} different documents. Expected more than "
                     f"stream.length={self.length}: more text, a shorter length, or another stream.{key}."
                 )
-        return _Tokens(*(torch.from_numpy(np.concatenate(sides[k])[: limits[k]].astype(np.int64)) for k in (0, 1)))
+        return [side.tokens() for side in sides]
 
 
 def _windows(tokens: Tensor, length: int, task: int) -> TensorSource:
@@ -145,18 +153,7 @@ def _encoder(tokenizer: str | None) -> tuple[Encode, int]:
     """Return what makes tokens of documents, and the size of the vocabulary."""
     if tokenizer is None:
         return lambda texts: [_bytes(text) for text in texts], 257
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UsageError("stream.tokenizer needs a library: pip install 'frostline[text]'.") from error
-    path = Path(tokenizer).expanduser()
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise UsageError(f"stream.tokenizer={tokenizer!r}: expected a tokenizer.json, or a folder that has one.")
-    try:
-        made = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exceptions
-        raise UsageError(f"stream.tokenizer={tokenizer!r} is no tokenizer.json: {error}.") from error
+    made = open_tokenizer(tokenizer)
     made.no_padding()
     made.no_truncation()
     end = next((made.token_to_id(name) for name in ENDS if made.token_to_id(name) is not None), None)

@@ -10,7 +10,7 @@ import torch
 
 from frostline.core.checks import UsageError, in_range, nearest, one_of
 from frostline.core.types import TaskStream
-from frostline.streams.build import SCENARIOS
+from frostline.streams.assembling import SCENARIOS
 from frostline.streams.columns import parted, rows_of_tasks, targets_of
 from frostline.streams.frames import read
 from frostline.streams.own import from_tasks
