@@ -32,7 +32,7 @@ class Objective(ABC):
 
     @abstractmethod
     def hits(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Return which targets are right, bool, of y's shape; what does not count is wrong."""
+        """Return which targets are right, bool, of y's shape; what is not asked is wrong."""
 
     @abstractmethod
     def draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -42,15 +42,22 @@ class Objective(ABC):
         """Return which targets count, bool, of y's shape."""
         return torch.ones_like(y, dtype=torch.bool)
 
+    def asked(self, y: Tensor) -> Tensor:
+        """Return which targets are right or wrong, bool, of y's shape; accuracy is a share of these."""
+        return self.counted(y)
+
 
 @dataclass(frozen=True)
 class Classification(Objective):
     """Cross-entropy over the last dimension: one label a sample (logits [B, C], y [B]) or a token ([B, L, C], [B, L]).
 
-    Targets of -100 do not count. Losses are in nats.
+    Targets of -100 do not count. Losses are in nats. whole: a sample is right when all its targets are, and asked once. Of a
+    model that says what comes next that is exact match: greedy decoding gives the answer if and only if each of its tokens is
+    the likeliest after those before it.
     """
 
     unit: str = "nats"
+    whole: bool = False
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORED)
@@ -77,7 +84,8 @@ class Classification(Objective):
             raise UsageError(
                 f"Labels of shape {list(y.shape)} for logits of shape {list(logits.shape)}: expected {list(logits.shape[:-1])}."
             )
-        return logits.argmax(-1) == y
+        right = logits.argmax(-1) == y
+        return (right | ~self.counted(y)).all(-1, keepdim=True) & self.asked(y) if self.whole else right
 
     def draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         flat = logits.detach().flatten(0, -2).softmax(1).cpu()
@@ -86,6 +94,10 @@ class Classification(Objective):
 
     def counted(self, y: Tensor) -> Tensor:
         return y != IGNORED
+
+    def asked(self, y: Tensor) -> Tensor:
+        counted = self.counted(y)
+        return counted & (counted.cumsum(-1) == counted.sum(-1, keepdim=True)) if self.whole else counted
 
     def _each(self, logits: Tensor, y: Tensor) -> Tensor:
         flat = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none", ignore_index=IGNORED)

@@ -118,7 +118,7 @@ def evaluate_within(run: Run, task: int) -> None:
             column = Column("", source, run.stream.visible_at(task, earlier.index), earlier.objective, earlier)
             with run.strategy.serving(run.model, earlier):
                 sums.append(_tally(run, column, partial(_some, order=order)).right.sum())
-            counts.append(int(earlier.objective.counted(source.labels[order]).sum()))
+            counts.append(int(earlier.objective.asked(source.labels[order]).sum()))
         hits = torch.stack(sums).tolist()
     right: Row = [hit / count for hit, count in zip(hits, counts, strict=True)]
     steps = run.meter.spent()[0]
@@ -183,11 +183,12 @@ def record(run: Run, found: Sequence[Column], said: Sequence[Said]) -> None:
     Raises Diverged where what answers puts out no numbers: an accuracy of such answers would look like one.
     """
     progress, tasks = run.progress, len(run.stream)
+    asked = [int(column.objective.asked(column.source.labels).sum()) for column in found]
     targets = [int(column.objective.counted(column.source.labels).sum()) for column in found]
     losses = torch.stack([answer.loss for answer in said]).tolist()
     aware = torch.stack([said[0].loss if answer.aware is None else answer.aware for answer in said]).tolist()
     each = [answer.right.cpu() for answer in said]
-    right: Row = [int(hits.sum()) / count for hits, count in zip(each, targets, strict=True)]
+    right: Row = [int(hits.sum()) / count for hits, count in zip(each, asked, strict=True)]
     for column, value in zip(found, losses, strict=True):
         if math.isnan(value):
             data = f"task {column.task.index} ({column.task.name})" if column.task else column.key
@@ -201,7 +202,7 @@ def record(run: Run, found: Sequence[Column], said: Sequence[Said]) -> None:
     progress.accuracy.append(right[:own] + [None] * (tasks - own))
     progress.loss.append(loss[:own] + [None] * (tasks - own))
     known: Row = [
-        None if answer.aware is None else hits / count for answer, hits, count in zip(said, aware, targets, strict=True)
+        None if answer.aware is None else hits / count for answer, hits, count in zip(said, aware, asked, strict=True)
     ]
     progress.aware.append(known[:own] + [None] * (tasks - own))
     _note_flips(progress, found, each)
@@ -215,7 +216,7 @@ def _note_flips(progress: Progress, found: Sequence[Column], each: Sequence[Tens
     """Note how much became wrong and right on earlier tasks since the last evaluation."""
     earlier, learned = len(progress.right), len(progress.accuracy) - 1
     if earlier:
-        real = torch.cat([column.objective.counted(column.source.labels).flatten() for column in found[:earlier]])
+        real = torch.cat([column.objective.asked(column.source.labels).flatten() for column in found[:earlier]])
         before, now = torch.cat(progress.right), torch.cat(list(each[:earlier]))
         changed = [int((old & ~new & real).sum()) for old, new in ((before, now), (now, before))]
         progress.flips.append([*changed, int(real.sum())])

@@ -2,6 +2,7 @@
 
 from frostline.core.loaders import LoaderSource
 from frostline.core.sources import TensorSource
+from frostline.streams.answers import instructions
 from frostline.streams.avalanche import from_avalanche
 from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
@@ -21,6 +22,7 @@ __all__ = [
     "from_table",
     "from_tasks",
     "image_folder",
+    "instructions",
     "language",
     "load",
     "package_docs",

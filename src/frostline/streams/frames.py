@@ -132,10 +132,15 @@ _READERS: dict[str, Callable[[Path, tuple[str, str]], Frames]] = {
 _ENDINGS = ", ".join(_READERS) + ", or a Hugging Face data set's folder or name"
 
 
+def is_saved(folder: Path) -> bool:
+    """Tell whether a folder is what a data set's save_to_disk wrote."""
+    return any((folder / name).is_file() for name in _SAVED)
+
+
 def is_hugging_face(place: Path) -> bool:
     """Tell whether a folder holds a data set of Hugging Face's; owner/name, which is no folder, may be one's name."""
     if place.is_dir():
-        return any((place / name).is_file() for name in _SAVED) or any(place.glob("**/*.parquet"))
+        return is_saved(place) or any(place.glob("**/*.parquet"))
     return not place.exists() and len(place.parts) == 2 and HUB_NAME.fullmatch(str(place)) is not None
 
 
@@ -153,7 +158,7 @@ def hugging_face(path: str) -> tuple[Any, Any]:
     datasets.disable_progress_bars()
     folder = Path(path).expanduser()
     try:
-        if any((folder / name).is_file() for name in _SAVED):
+        if is_saved(folder):
             found: Any = datasets.load_from_disk(str(folder))
         elif folder.is_dir():
             found = datasets.load_dataset(str(folder))

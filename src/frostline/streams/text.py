@@ -17,6 +17,7 @@ from frostline.core.sources import TensorSource
 from frostline.core.types import TaskStream
 from frostline.streams.assembling import assemble
 from frostline.streams.groups import class_groups
+from frostline.streams.tokens import open_tokenizer
 
 PACKAGES = ["torch", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "sympy", "networkx", "wandb", "rich"]
 LEAST_WORDS = 8
@@ -82,24 +83,6 @@ PADDING = (
     "<|im_end|>",
     "</s>",
 )
-
-
-def open_tokenizer(path: str) -> Any:
-    """Return the tokenizer in a tokenizer.json, or in a folder that has one."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UsageError("Streams of text need a tokenizer: pip install 'frostline[text]'.") from error
-    file = Path(path).expanduser()
-    file = file / "tokenizer.json" if file.is_dir() else file
-    if not file.is_file():
-        raise UsageError(
-            f"stream.tokenizer={path!r}: expected the path of a tokenizer.json, or of a folder that has one."
-        )
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises plain Exceptions
-        raise UsageError(f"stream.tokenizer={path!r} is no tokenizer.json: {error}.") from error
 
 
 def tokenizer_for(path: str | None, length: int) -> tuple[Callable[[list[str]], Tensor], int]:

@@ -12,14 +12,14 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import TensorSource
 from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.documents import Documents, domains_in, fingerprint, is_test, pieces
-from frostline.streams.text import open_tokenizer
+from frostline.streams.rows import Places
+from frostline.streams.tokens import tokens_for
 
-ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 BATCH = 256  # documents tokenised at once
 
 
 def language(
-    path: str | None = None,
+    path: str | Places | None = None,
     tasks: Sequence[str] | None = None,
     held_out: Sequence[str] = (),
     tokenizer: str | None = None,
@@ -39,9 +39,10 @@ def language(
     their order, all where None; 'go+elisp' is one task of both in equal parts. held_out: domains, or mixtures, whose test
     data are evaluated after every task and never learned from. tokenizer: a tokenizer.json or a folder with one; None takes
     bytes. tokens_per_task, test_tokens: as many are read, all where None. Documents that say the same but for case, digits,
-    spaces and punctuation are taken once, and a hash of what they say decides whether they are among the `test_share` to test
-    on; a document of more than 8,192 characters is several. They are joined end to end, with a token between them, and cut
-    into windows: a window may begin inside one, and see several. No choice depends on the seed. The loss is in nats a token.
+    spaces and punctuation are taken once. A hash of what they say decides whether they are among the `test_share` to test on,
+    where the data have no test rows of their own; a document of more than 8,192 characters is several. They are joined end to
+    end, with a token between them, and cut into windows: a window may begin inside one, and see several. No choice depends on
+    the seed. The loss is in nats a token.
     """
     in_range("stream.length", length, 2)
     in_range("stream.test_share", test_share, 0.001, 0.9)
@@ -54,15 +55,15 @@ def language(
             one_of(key, part, domains)
     if not names:
         raise UsageError("stream.tasks=[]: expected at least one domain.")
-    encode, vocabulary = _encoder(tokenizer)
-    reading = _Reading(domains, encode, test_share, (tokens_per_task, test_tokens), length, device)
+    tokens = tokens_for(tokenizer)
+    reading = _Reading(domains, tokens.documents, test_share, (tokens_per_task, test_tokens), length, device)
     made = []
     for t, name in enumerate(names):
-        train, test = (_windows(tokens, length, t) for tokens in reading.of(name))
+        train, test = (_windows(side, length, t) for side in reading.of(name))
         made.append(Task(t, f"{t}: {name}", (), train, test))
     suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0)) for name in held_out)
-    stem = Path(path).name if path is not None else "installed"
-    return TaskStream(f"language_{stem}", "domain", tuple(made), vocabulary, (length,), online, suites)
+    stem = Path(path).name if isinstance(path, str) else "installed" if path is None else "own"
+    return TaskStream(f"language_{stem}", "domain", tuple(made), tokens.size, (length,), online, suites)
 
 
 Encode = Callable[[list[str]], list[np.ndarray]]  # each document's tokens, with the one that ends it
@@ -126,8 +127,8 @@ class _Reading:
         with tqdm(
             total=limits[0], desc=f"reading {name}", unit=" tokens", leave=False, delay=2, unit_scale=True
         ) as bar:
-            for document in (piece for whole in self.domains[name]() for piece in pieces(whole)):
-                mark, held_out = fingerprint(document), is_test(document, self.share)
+            for document, side in ((piece, side) for whole, side in self.domains[name]() for piece in pieces(whole)):
+                mark, held_out = fingerprint(document), is_test(document, self.share) if side is None else side
                 if mark not in seen and document.strip() and not sides[held_out].full:
                     seen.add(mark)
                     bar.update(sides[held_out].add(document) * (not held_out))
@@ -147,28 +148,3 @@ def _windows(tokens: Tensor, length: int, task: int) -> TensorSource:
     """Return windows of the tokens, each with the same one token further as its targets; both are views."""
     x, y = tokens[:-1].unfold(0, length, length), tokens[1:].unfold(0, length, length)
     return TensorSource(x, y, torch.arange(len(x)), task)
-
-
-def _encoder(tokenizer: str | None) -> tuple[Encode, int]:
-    """Return what makes tokens of documents, and the size of the vocabulary."""
-    if tokenizer is None:
-        return lambda texts: [_bytes(text) for text in texts], 257
-    made = open_tokenizer(tokenizer)
-    made.no_padding()
-    made.no_truncation()
-    end = next((made.token_to_id(name) for name in ENDS if made.token_to_id(name) is not None), None)
-    if end is None:
-        raise UsageError(
-            f"stream.tokenizer={tokenizer!r} has no token that ends a text. Expected one called {', '.join(ENDS)}."
-        )
-
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        return [np.array([*e.ids, end]) for e in made.encode_batch(texts, add_special_tokens=False)]
-
-    return encode, made.get_vocab_size()
-
-
-def _bytes(text: str) -> np.ndarray:
-    """Return the bytes of a text, and 256, which ends it."""
-    octets = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64)
-    return np.append(octets, 256)

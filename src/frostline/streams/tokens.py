@@ -1,0 +1,121 @@
+"""Texts as token ids: bytes, or what a tokenizer.json makes of them."""
+
+import bisect
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from frostline.core.checks import UsageError
+
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
+
+
+class Tokens(Protocol):
+    """What makes token ids of texts; `size` of them are known, `end` ends a text."""
+
+    size: int
+    end: int
+
+    def documents(self, texts: list[str]) -> list[np.ndarray]:
+        """Return each text's tokens, with the one that ends it."""
+        ...
+
+    def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
+        """Return the tokens of parts joined to one text, and of each token its part's mark.
+
+        ends: begin and end it with the tokens that texts begin and end with. A token across two parts has the later one's mark.
+        """
+        ...
+
+
+def tokens_for(tokenizer: str | None) -> Tokens:
+    """Return the tokens of a tokenizer.json or a folder with one; without it bytes."""
+    return Bytes() if tokenizer is None else FromFile(tokenizer)
+
+
+class Bytes:
+    """Bytes of UTF-8, and 256, which ends a text."""
+
+    size, end = 257, 256
+
+    def documents(self, texts: list[str]) -> list[np.ndarray]:
+        """Return each text's tokens, with the one that ends it."""
+        return [np.append(_octets(text), self.end) for text in texts]
+
+    def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
+        """Return the tokens of the parts, and of each its part's mark; nothing begins a text."""
+        ids, marks = [], []
+        for text, mark in parts:
+            octets = _octets(text).tolist()
+            ids += octets
+            marks += [mark] * len(octets)
+        return ([*ids, self.end], [*marks, parts[-1][1]]) if ends else (ids, marks)
+
+
+class FromFile:
+    """The tokens of a tokenizer.json."""
+
+    def __init__(self, path: str):
+        self.tokenizer = open_tokenizer(path)
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.size = self.tokenizer.get_vocab_size()
+        numbers = [self.tokenizer.token_to_id(name) for name in ENDS]
+        end = next((number for number in numbers if number is not None), None)
+        if end is None:
+            raise UsageError(
+                f"stream.tokenizer={path!r} has no token that ends a text. Expected one called {', '.join(ENDS)}."
+            )
+        self.end: int = end
+        own = self.tokenizer.token_to_id(_named_end(path) or "")
+        self.answered: int = end if own is None else own
+        first = self.tokenizer.encode("").ids[:1]
+        self.begins: list[int] = [number for number in first if number not in (self.end, self.answered)]
+
+    def documents(self, texts: list[str]) -> list[np.ndarray]:
+        """Return each text's tokens, with the one that ends it."""
+        return [np.array([*e.ids, self.end]) for e in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
+        """Return the tokens of the parts joined to one text, and of each its part's mark."""
+        found = self.tokenizer.encode("".join(text for text, _ in parts), add_special_tokens=False)
+        stops = list(itertools.accumulate(len(text) for text, _ in parts))
+        marks = [parts[min(bisect.bisect_left(stops, stop), len(parts) - 1)][1] for _, stop in found.offsets]
+        if not ends:
+            return list(found.ids), marks
+        return [*self.begins, *found.ids, self.answered], [*(False for _ in self.begins), *marks, parts[-1][1]]
+
+
+def open_tokenizer(path: str) -> Any:
+    """Return the tokenizer in a tokenizer.json, or in a folder that has one."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UsageError("Streams of text need a tokenizer: pip install 'frostline[text]'.") from error
+    file = Path(path).expanduser()
+    file = file / "tokenizer.json" if file.is_dir() else file
+    if not file.is_file():
+        raise UsageError(
+            f"stream.tokenizer={path!r}: expected the path of a tokenizer.json, or of a folder that has one."
+        )
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exceptions
+        raise UsageError(f"stream.tokenizer={path!r} is no tokenizer.json: {error}.") from error
+
+
+def _named_end(path: str) -> str | None:
+    """Return the token that ends an answer, where a tokenizer's folder says which it is."""
+    file = Path(path).expanduser() / "tokenizer_config.json"
+    if not file.is_file():
+        return None
+    named = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
+    return named.get("content") if isinstance(named, dict) else named
+
+
+def _octets(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64)
