@@ -2,6 +2,7 @@
 
     python benchmarks/speed/language.py [--rounds 5] [--out FILE]     # needs the extra `text`; keep the machine quiet
     python benchmarks/speed/language.py --shares                      # what parts take of a full step's operations: counted
+    python benchmarks/speed/language.py --savers [--out FILE]         # what micro-batches and checkpointing save, and cost
 
 Speed: tokens a second of training steps by frostline, by a bare loop over the same module, and by Hugging Face's
 LlamaForCausalLM of the same shape (with sdpa), AdamW, interleaved, medians of the rounds' ratios. Memory: the highest of the
@@ -16,6 +17,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,11 +50,13 @@ def tokens(words: int, batches: int = STEPS) -> torch.Tensor:
     return torch.randint(0, words, (batches * BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(0))
 
 
-def by_frostline(model: nn.Module, text: torch.Tensor, words: int, pieces: str = "auto") -> tuple[float, float]:
+def by_frostline(
+    model: nn.Module, text: torch.Tensor, words: int, pieces: str = "auto", **more: Any
+) -> tuple[float, float]:
     """Return the seconds of the phase `train`, and its highest memory in MiB."""
     data = (text[:, :-1].contiguous(), text[:, 1:].contiguous())
     stream = from_tasks([(data, tuple(part[:BATCH] for part in data))], scenario="domain", classes=words)
-    settings = TrainerConfig(epochs=1, batch_size=BATCH, compile="off", loss_in_pieces=pieces)
+    settings = TrainerConfig(epochs=1, batch_size=BATCH, compile="off", loss_in_pieces=pieces, **more)
     optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)  # as trainer.fused=auto has it
     meter = CostMeter(torch.device("cpu"))
     run_stream(
@@ -127,6 +131,30 @@ def steps(pieces: str, words: int = 50_000) -> tuple[float, float]:
     return by_frostline(decoder((LENGTH,), words, *SHAPES["nano"]), tokens(words, 3), words, pieces)
 
 
+SAVERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "micro_batch_size=4": {"micro_batch_size": 4},
+    "activation_checkpointing": {"activation_checkpointing": True},
+    "both": {"micro_batch_size": 4, "activation_checkpointing": True},
+}
+
+
+def savers() -> list[dict]:
+    """Return the highest memory and the seconds of three steps of the wider decoder with each saver, in turn, twice."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in SAVERS}
+    for name in [*SAVERS, *SAVERS]:
+        command = [sys.executable, __file__, "--saver", name]
+        seconds, highest = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+        found[name].append((float(seconds), float(highest)))
+    rows = [
+        {"saver": name, "seconds": round(min(s for s, _ in took), 1), "mib": round(min(m for _, m in took))}
+        for name, took in found.items()
+    ]
+    for row in rows:
+        print(row, flush=True)
+    return rows
+
+
 def shares() -> None:
     """Print what a step takes of a full one's operations, and which share of the parameters it trains."""
     model, x = decoder((LENGTH,), WORDS), tokens(WORDS, 1)[:4, :-1]
@@ -152,6 +180,8 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     parser.add_argument("--steps", choices=("on", "off"), help=argparse.SUPPRESS)
     parser.add_argument("--shares", action="store_true", help="print shares of a step's operations and end")
+    parser.add_argument("--savers", action="store_true", help="measure what saves memory and end")
+    parser.add_argument("--saver", choices=SAVERS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.shares:
         shares()
@@ -159,6 +189,14 @@ if __name__ == "__main__":
     if given.steps:
         print(*steps(given.steps))
         sys.exit()
-    result = {"memory": memory(), "speed": speed(given.rounds), "environment": environment(torch.device("cpu"))}
+    if given.saver:
+        print(
+            *by_frostline(decoder((LENGTH,), WORDS, *SHAPES["micro"]), tokens(WORDS, 3), WORDS, **SAVERS[given.saver])
+        )
+        sys.exit()
+    result: dict[str, Any] = (
+        {"savers": savers()} if given.savers else {"memory": memory(), "speed": speed(given.rounds)}
+    )
+    result["environment"] = environment(torch.device("cpu"))
     if given.out:
         given.out.write_text(json.dumps(result, indent=1) + "\n")

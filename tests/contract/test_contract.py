@@ -124,6 +124,24 @@ COVERING = {  # every strategy and every selector meet the plain ones and each o
 } | {("[replay,ewc]", selector) for selector in SELECTORS}
 
 
+ADDITIVE = [name for name in STRATEGIES if build_strategy(name).additive()]
+
+
+@pytest.mark.parametrize("strategy", ADDITIVE)
+def test_parts_of_a_batch_teach_what_the_batch_does_where_a_strategy_says_so(strategy, make_run):
+    runs = [
+        make_run(
+            build_strategy(strategy), build_selector("everything"), model=model_for("everything", strategy), epochs=1,
+            micro_batch_size=size,
+        )
+        for size in (None, 10)
+    ]  # fmt: skip
+    for run in runs:
+        run_stream(run)
+    for p, q in zip(*(run.model.parameters() for run in runs), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("strategy", "selector"),
     [pytest.param(*pair, marks=() if pair in COVERING else pytest.mark.slow) for pair in PAIRS],

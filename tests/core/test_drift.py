@@ -7,18 +7,20 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.nn import functional as F
 
 from frostline.core.checks import UsageError
 from frostline.core.drift import compare, look, moved, retrain_from
+from frostline.core.objectives import IGNORED
 from frostline.core.sources import TensorSource
 from frostline.core.structure import block_modules
 from frostline.core.types import Batch
 from frostline.loop.training import run_stream
-from frostline.models import cnn, mlp, vit
+from frostline.models import cnn, decoder, mlp, vit
 from frostline.models.classifier import Classifier
 from frostline.selectors.drift import Drift
 from frostline.strategies import Finetune
-from frostline.streams import from_arrays
+from frostline.streams import from_arrays, from_tasks
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +182,16 @@ def test_channels_of_one_dimensional_signals_too(learned):
     )
     seen = look(model, learned[0], [batch])
     assert [seen[name].shape for name in block_modules(model)] == [(2, 6), (2, 8)]
+
+
+def test_of_texts_the_loss_is_the_mean_over_tokens_that_count():
+    model = decoder((6,), 11, width=16, depth=2, heads=2, kv_heads=1, hidden=16).eval()
+    x, y = torch.randint(0, 11, (4, 6)), torch.randint(0, 11, (4, 6))
+    y[1, 2:] = IGNORED
+    batch = Batch(x, y, torch.zeros(4, dtype=torch.long), torch.arange(4))
+    stream = from_tasks([((x, y), (x, y))], scenario="domain", classes=11)
+    seen = look(model, stream[0], [batch])
+    with torch.no_grad():
+        wanted = torch.stack([F.cross_entropy(z, t, ignore_index=IGNORED) for z, t in zip(model(x), y, strict=True)])
+    assert torch.from_numpy(seen["loss"][:, 0]).allclose(wanted, atol=1e-5)
+    assert [seen[name].shape for name in block_modules(model)] == [(4, 16)] * 4

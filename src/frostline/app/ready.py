@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from frostline.core.checks import UsageError
 from frostline.core.objectives import Classification
 from frostline.core.scope import evaluating
-from frostline.core.structure import note_order
+from frostline.core.structure import is_staged, note_order
 from frostline.core.types import TaskStream
 from frostline.loop.evaluation import evaluation_data
 from frostline.loop.settings import TrainerConfig
@@ -43,6 +44,7 @@ def check_parts(
 ) -> TaskStream:
     """Refuse parts that do not go together; return the stream with as many classes as the model has logits."""
     check_settings(settings, model)
+    _check_memory_savers(settings, model, strategy)
     if settings.prefix_cache == "on" and type(selector) is Everything:
         raise UsageError(
             "trainer.prefix_cache=on: selector=everything freezes nothing. Expected another selector, or auto."
@@ -79,6 +81,28 @@ def check_parts(
     _agree_on_padding(model, stream)
     _check_single(model, stream, strategy, settings, batch.x)
     return _widened(stream, logits.shape[-1] - stream.classes)
+
+
+def _check_memory_savers(settings: TrainerConfig, model: nn.Module, strategy: Strategy) -> None:
+    micro, again = settings.micro_batch_size, settings.activation_checkpointing
+    if micro is not None and not strategy.additive():
+        raise UsageError(
+            f"trainer.micro_batch_size={micro}: the loss of {type(strategy).__name__} is no mean over samples, so parts of a "
+            "batch do not add up to it. Expected null, and a smaller trainer.batch_size."
+        )
+    if again and not is_staged(model):
+        raise UsageError(
+            f"trainer.activation_checkpointing=true: {type(model).__name__} has no stages() to compute again. Expected a model "
+            "that has, such as those of conf/model; or false."
+        )
+    if again and any(isinstance(m, _BatchNorm) for m in model.modules()):
+        raise UsageError(
+            f"trainer.activation_checkpointing=true: {type(model).__name__} has batch-norms, whose running statistics would "
+            "see every batch twice. Expected false, and trainer.micro_batch_size where memory is short."
+        )
+    if settings.compile not in ("auto", "off") and (again or micro is not None):
+        name = "activation_checkpointing" if again else "micro_batch_size"
+        raise UsageError(f"trainer.compile={settings.compile} with trainer.{name}: expected one of them.")
 
 
 def logits_of(model: nn.Module, x: Tensor) -> Tensor:

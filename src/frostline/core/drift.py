@@ -50,8 +50,7 @@ def look(model: nn.Module, task: Task, batches: Iterable[Batch]) -> Look:
             add("logits", _pooled(raw, batch))
             logits = masked(raw, task.mask(batch)).float()
             nll, counted = task.objective.nll(logits, batch.y), task.objective.counted(batch.y)
-            rows = (nll * counted).reshape(len(batch), -1).sum(1)
-            add("loss", (rows / counted.reshape(len(batch), -1).sum(1).clamp(min=1))[:, None])
+            add("loss", (nll / counted.reshape(len(batch), -1).sum(1).clamp(min=1))[:, None])
     order = ("labels", "inputs", *block_modules(model), "logits", "loss")
     return {name: torch.cat(found[name]).numpy() for name in order if name in found}
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 POINTWISE = (
     nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Hardswish, nn.Identity,
@@ -48,10 +49,10 @@ def _says(model: nn.Module, what: str) -> bool:
     return callable(own) and not isinstance(own, nn.Module)
 
 
-def piped(stages: Iterable[Any], state: Any) -> Any:
-    """Return what steps one after another make of a state."""
+def piped(stages: Iterable[Any], state: Any, again: bool = False) -> Any:
+    """Return what steps one after another make of a state; again: what is within them is computed again for the gradient."""
     for stage in stages:
-        state = stage(state)
+        state = checkpoint(stage, state, use_reentrant=False) if again and torch.is_grad_enabled() else stage(state)
     return state
 
 

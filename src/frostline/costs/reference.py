@@ -35,11 +35,12 @@ class Reference:
         optimizer: Callable[..., torch.optim.Optimizer],
         *,
         repeats: int,
+        micro: int | None = None,
         casting: Callable[[], AbstractContextManager] = nullcontext,
     ) -> "Reference":
         """Return this with the seconds filled in: of `repeats` real steps, after one to warm up, on a throw-away copy.
 
-        casting: what a forward pass runs in (trainer.precision).
+        micro: samples at once, their gradients added up. casting: what a forward pass runs in (trainer.precision).
         """
         twin = copy.deepcopy(model)
         with torch.random.fork_rng(), Scope(twin, everything(model)).thawed() as scope:
@@ -49,9 +50,12 @@ class Reference:
                 _synchronise(batch.x.device)
                 begin = time.perf_counter()
                 stepper.zero_grad(set_to_none=True)
-                with casting():
-                    logits = twin(batch.x)
-                task.objective.loss(masked(logits.float(), task.mask(batch)), batch.y).backward()
+                for start in range(0, len(batch), micro or len(batch)):
+                    part = batch.rows(slice(start, start + micro)) if micro else batch
+                    with casting():
+                        logits = twin(part.x)
+                    loss = task.objective.loss(masked(logits.float(), task.mask(part)), part.y)
+                    (loss * len(part) / len(batch)).backward()
                 stepper.step()
                 _synchronise(batch.x.device)
                 return time.perf_counter() - begin

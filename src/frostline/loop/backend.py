@@ -87,8 +87,8 @@ class Engine(Protocol):
         """Return the same with invisible classes at -inf."""
         ...
 
-    def backward(self, losses: Sequence[Tensor] | Tensor) -> None:
-        """Forget the old gradients and compute those of the sum of the losses, of which each is one lesson's."""
+    def backward(self, losses: Sequence[Tensor] | Tensor, more: bool = False) -> None:
+        """Compute the gradients of the sum of the losses, of which each is one lesson's; more: add them to those there are."""
         ...
 
     def gradients(self, place: int) -> dict[str, Tensor]:

@@ -42,14 +42,17 @@ class Whole:
         """Return raw logits."""
         model = self.run.model
         with self.run.casting():
-            raw = model(batch.x) if weights is None else functional_call(model, dict(weights), (batch.x,))
-            return raw.float()
+            if weights is not None:
+                return functional_call(model, dict(weights), (batch.x,)).float()
+            if self.run.settings.activation_checkpointing and is_staged(model):
+                return model.head(piped(model.stages(), batch.x, again=True)).float()
+            return model(batch.x).float()
 
     def features(self, batch: Batch) -> Tensor:
         """Return what the head makes logits of."""
         assert is_staged(self.run.model)
         with self.run.casting():
-            return piped(self.run.model.stages(), batch.x).float()
+            return piped(self.run.model.stages(), batch.x, self.run.settings.activation_checkpointing).float()
 
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode."""
@@ -114,8 +117,8 @@ class Alone:
     def learning_rate(self) -> float:
         return 0.0 if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
 
-    def backward(self, losses: Sequence[Tensor] | Tensor) -> None:
-        for p in self.scope.parameters.values():  # all that the optimizer has; its own zero_grad takes longer
+    def backward(self, losses: Sequence[Tensor] | Tensor, more: bool = False) -> None:
+        for p in self.scope.parameters.values() if not more else ():  # the optimizer's own zero_grad takes longer
             p.grad = None
         losses[0].backward()
 
@@ -169,7 +172,8 @@ def wants_pieces(lesson: Lesson) -> bool:
     if why or settings.loss_in_pieces == "on":
         return not why
     words, features = model.head.weight.shape
-    return words > features and 4 * settings.batch_size * targets * words >= LARGE
+    samples = min(settings.batch_size, settings.micro_batch_size or settings.batch_size)
+    return words > features and 4 * samples * targets * words >= LARGE
 
 
 class Plain:

@@ -118,9 +118,16 @@ def time_full(run: Run, task: Task, batch: Batch) -> None:
     """Time plain full fine-tuning once a shape of the model, at the first task that is not itself trained in full."""
     known = run.progress.references.setdefault(run.shape, Reference())
     if run.reference_steps and known.seconds_per_sample is None:
-        run.progress.references[run.shape] = known.measure(
-            run.model, task, batch, run.optimizer, repeats=run.reference_steps, casting=run.casting
-        )
+        try:
+            run.progress.references[run.shape] = known.measure(
+                run.model, task, batch, run.optimizer, repeats=run.reference_steps, micro=run.settings.micro_batch_size,
+                casting=run.casting,
+            )  # fmt: skip
+        except torch.OutOfMemoryError:
+            run.reference_steps = 0
+            print(
+                "frostline: full fine-tuning does not fit into this device's memory, so it is not timed beside the run."
+            )
 
 
 def count_plain(run: Run, index: int) -> None:

@@ -27,6 +27,7 @@ class TrainerConfig:
 
     epochs: int = 5
     batch_size: int = 64
+    micro_batch_size: int | None = None
     max_steps: int | None = None
     seeds: list[int] | None = None
     eval_batch_size: int | None = None
@@ -38,6 +39,7 @@ class TrainerConfig:
     precision: str = "float32"
     fused: str = "auto"
     loss_in_pieces: str = "auto"
+    activation_checkpointing: bool = False
     optimizer_state: str = "reset"
     evaluate_on: str = "test"
     evaluate_every: int | None = None
@@ -56,6 +58,7 @@ class TrainerConfig:
         for name in (
             "epochs",
             "batch_size",
+            "micro_batch_size",
             "max_steps",
             "eval_batch_size",
             "threads",

@@ -23,14 +23,11 @@ def take_step(engine: Engine, batches: Sequence[Batch], *, update: bool = True) 
         step.incoming = batch
     each = zip(strategies, steps, batches, strict=True)
     mixed = engine.view([strategy.augment(step, batch) for strategy, step, batch in each])
-    losses = engine.losses_in_pieces(mixed)
-    if losses is None:
-        losses = _losses(engine, strategies, mixed, engine.forward(mixed))
-    engine.backward(losses)
+    losses = _gradients(engine, strategies, mixed)
     if radius := engine.lessons[0].run.settings.sam:
         raws = [step.raw for step in steps]
         with _uphill(engine, radius):
-            engine.backward(_losses(engine, strategies, mixed, engine.forward(mixed)))
+            _gradients(engine, strategies, mixed)
         for step, raw in zip(steps, raws, strict=True):
             step.raw = raw
     for place, (lesson, step, batch) in enumerate(zip(engine.lessons, steps, mixed, strict=True)):
@@ -51,6 +48,36 @@ def take_step(engine: Engine, batches: Sequence[Batch], *, update: bool = True) 
             strategy.after_step(step, batch, engine.gradients(place))
     found = losses.detach() if isinstance(losses, Tensor) else losses[0].detach()
     return found, [len(batch) for batch in mixed]
+
+
+def _gradients(engine: Engine, strategies: Sequence[Strategy], batches: Sequence[Batch]) -> Sequence[Tensor] | Tensor:
+    """Compute the gradients of the batches' losses, and return those; of micro-batches one after another, where asked for."""
+    size = engine.lessons[0].run.settings.micro_batch_size
+    if size is None or len(batches[0]) <= size:
+        return _backward(engine, strategies, batches)
+    (whole,), objective, total = batches, engine.steps[0].task.objective, torch.zeros((), device=batches[0].y.device)
+    count = objective.counted(whole.y).sum()
+    for start in range(0, len(whole), size):
+        part = whole.rows(slice(start, start + size))
+        share = objective.counted(part.y).sum() / count  # of the mean over all targets
+        total += _backward(engine, strategies, [part], share, more=start > 0)[0].detach()
+    return [total]
+
+
+def _backward(
+    engine: Engine,
+    strategies: Sequence[Strategy],
+    batches: Sequence[Batch],
+    share: Tensor | None = None,
+    more: bool = False,
+) -> Sequence[Tensor] | Tensor:
+    losses = engine.losses_in_pieces(batches)
+    if losses is None:
+        losses = _losses(engine, strategies, batches, engine.forward(batches))
+    if share is not None:
+        losses = [losses[0] * share]
+    engine.backward(losses, more)
+    return losses
 
 
 def _length(grads: Mapping[str, Tensor]) -> Tensor:

@@ -107,6 +107,7 @@ def result(
             "scenario": stream.scenario,
             "tasks": [task.name for task in stream.tasks],
             "unit": stream.objective.unit,
+            "targets": stream.targets,
             "classes": list(stream.class_names),
         },
         "data": data,

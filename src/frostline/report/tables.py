@@ -1,5 +1,6 @@
 """What a run's end prints: the accuracy matrix, the metrics, the bill, and numbers as people read them."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,18 +16,45 @@ MOST_TASKS = 12  # columns that a terminal has room for
 
 def accuracy_table(content: dict[str, Any]) -> Table:
     """Return the accuracy matrix as a table."""
+    return _matrix("Test accuracy after each task", content, content["accuracy"])
+
+
+def perplexity_tables(content: dict[str, Any]) -> list[Table]:
+    """Return the loss matrix as perplexities where every token has a target, and those of held-out suites; else nothing."""
+    if content["stream"].get("targets", 1) == 1 or content["stream"].get("unit") != "nats":
+        return []
+    tables = [_matrix("Perplexity after each task", content, _exponents(content["loss"]), ".4g")]
+    if content["held_out"]:
+        names = list(content["held_out"])
+        rows = [list(row) for row in zip(*(content["held_out"][name]["loss"] for name in names), strict=True)]
+        table = Table(title="Perplexity on what is held out", box=SIMPLE_HEAD)
+        for head in ("after", *map(escape, names)):
+            table.add_column(head, justify="left" if head == "after" else "right")
+        for name, row in zip(("untrained", *content["stream"]["tasks"]), _exponents(rows), strict=True):
+            table.add_row(escape(name), *("" if value is None else f"{value:.4g}" for value in row))
+        tables.append(table)
+    return tables
+
+
+def _exponents(rows: list[list[float | None]]) -> list[list[float | None]]:
+    return [[None if value is None else math.exp(min(value, 700.0)) for value in row] for row in rows]
+
+
+def _matrix(title: str, content: dict[str, Any], rows: list[list[float | None]], form: str = ".3f") -> Table:
     tasks = content["stream"]["tasks"]
-    table = Table(title="Test accuracy after each task", box=SIMPLE_HEAD)
+    table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("after \\ on")
     shown = [i for i in range(len(tasks)) if i % -(-len(tasks) // MOST_TASKS) == 0 or i == len(tasks) - 1]
     if len(shown) < len(tasks):
         table.caption = f"every {-(-len(tasks) // MOST_TASKS)}th task and the last; all are in accuracy.csv"
     for j in shown:
         table.add_column(escape(tasks[j]), justify="right")
-    for i, row in enumerate(content["accuracy"]):
+    for i, row in enumerate(rows):
         if i and i - 1 not in shown:
             continue
-        cells = ["" if row[j] is None else f"[bold]{row[j]:.3f}[/]" if j == i - 1 else f"{row[j]:.3f}" for j in shown]
+        cells = [
+            "" if row[j] is None else f"[bold]{row[j]:{form}}[/]" if j == i - 1 else f"{row[j]:{form}}" for j in shown
+        ]
         table.add_row("untrained" if i == 0 else escape(tasks[i - 1]), *cells)
     return table
 
@@ -94,6 +122,18 @@ def against_full_lines(content: dict[str, Any]) -> list[str]:
     if full["seconds_ratio"]:
         saving += f" and {full['seconds_ratio']:.2f} of those seconds"
     return [*lines, saving + "."]
+
+
+def token_lines(content: dict[str, Any]) -> list[str]:
+    """Return how many tokens were learned from, and how fast, where every token has a target."""
+    rows = [row for row in content["ledger"] if row["phase"] == "train"]
+    tokens, seconds = (
+        sum(r["samples"] for r in rows) * content["stream"].get("targets", 1),
+        sum(r["seconds"] for r in rows),
+    )
+    if content["stream"].get("targets", 1) == 1 or not tokens or not seconds:
+        return []
+    return [f"Learned from {si(tokens)} tokens, {si(tokens / seconds)} a second."]
 
 
 def saving_lines(content: dict[str, Any]) -> list[str]:

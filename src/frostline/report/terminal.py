@@ -13,7 +13,16 @@ from rich.text import Text
 from frostline.loop.run import Moment, Observer, Run
 from frostline.report.console import program, wide_console
 from frostline.report.outcome import as_sentence, sentence
-from frostline.report.tables import accuracy_table, against_full_lines, bill_table, metrics_table, saving_lines, si
+from frostline.report.tables import (
+    accuracy_table,
+    against_full_lines,
+    bill_table,
+    metrics_table,
+    perplexity_tables,
+    saving_lines,
+    si,
+    token_lines,
+)  # fmt: skip
 
 SAY_WITHIN_EVERY_S = 30.0  # without a terminal, within a task
 SAY_EVERY_S = 10.0  # without a terminal
@@ -119,9 +128,10 @@ class TerminalReport(Observer):
             return  # the others are not done
         with self.console:  # written in one piece: other runs may write there too
             if not self.brief:
-                for table in (accuracy_table(content), metrics_table(content), bill_table(content, self.console.width)):
+                bill = bill_table(content, self.console.width)
+                for table in (accuracy_table(content), *perplexity_tables(content), metrics_table(content), bill):
                     self.console.print(table)
-                for line in (*against_full_lines(content), *saving_lines(content)):
+                for line in (*token_lines(content), *against_full_lines(content), *saving_lines(content)):
                     self.console.print(line, soft_wrap=True)
             self.console.print(f"Results, ledger and figures: [bold]{escape(str(folder))}[/]", soft_wrap=True)
             if text := as_sentence(sentence([content])):

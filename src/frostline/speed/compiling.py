@@ -44,6 +44,7 @@ class Compiler:
         self.forward = None
         run, mode = lesson.run, lesson.run.settings.compile
         whole = len(lesson.task.train) >= run.settings.batch_size
+        whole = whole and run.settings.micro_batch_size is None and not run.settings.activation_checkpointing
         if mode == "off" or lesson.entrance.line or lesson.done or not whole or run.strategy.uses("watching"):
             return
         if mode == "auto" and (lesson.change.until is not None or not _repays(lesson, scope)):

@@ -36,7 +36,8 @@ class Fast:
     def alike(self, lesson: Lesson) -> object:
         """Return what trains, how fast, until when, in how many steps; a lesson that would gain nothing is alone."""
         run, change = lesson.run, lesson.change
-        if not pays(run.model, run.device) or run.strategy.uses("watching"):
+        alone = run.settings.micro_batch_size is not None or run.settings.activation_checkpointing
+        if alone or not pays(run.model, run.device) or run.strategy.uses("watching"):
             return lesson
         return (
             change.names,

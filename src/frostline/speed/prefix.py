@@ -60,6 +60,7 @@ class Cached:
         model: Any = run.model
         self._tail: Sequence[nn.Module] = model.stages()[cache.line :]
         self._head: Any = model.head
+        self._again = run.settings.activation_checkpointing
         frozen = {id(p) for stage in model.stages()[: cache.line] for p in (*stage.parameters(), *stage.buffers())}
         named = (*model.named_parameters(), *model.named_buffers())
         self._frozen = frozenset(name for name, t in named if id(t) in frozen)
@@ -99,12 +100,12 @@ class Cached:
                 named = {f"model.{name}": value for name, value in weights.items()}
                 return functional_call(tail, named, (self.state(batch),)).float()
         with self.run.casting():
-            return self._head(piped(self._tail, self.state(batch))).float()
+            return self._head(piped(self._tail, self.state(batch), self._again)).float()
 
     def features(self, batch: Batch) -> Tensor:
         """Return what the head makes logits of."""
         with self.run.casting():
-            return piped(self._tail, self.state(batch)).float()
+            return piped(self._tail, self.state(batch), self._again).float()
 
     def teach(self, batch: Batch, weights: Weights) -> Tensor:
         """Return raw logits in eval mode."""

@@ -119,8 +119,9 @@ class Together:
             self._visible = torch.stack([mask for mask in masks if mask is not None]).view(shape)
         return torch.where(self._visible, raws, -torch.inf)
 
-    def backward(self, losses: Sequence[Tensor] | Tensor) -> None:
+    def backward(self, losses: Sequence[Tensor] | Tensor, more: bool = False) -> None:
         assert isinstance(losses, Tensor)
+        assert not more  # in parts, each lesson is learned alone
         self.stack.drop_gradients()
         losses.sum().backward()
         self.stack.collect_gradients()

@@ -74,6 +74,10 @@ class Strategy:
         """Return what is added to the loss, a scalar. In a chain penalties are summed."""
         return logits.new_zeros(())
 
+    def additive(self) -> bool:
+        """Tell whether a batch's loss is the mean over its targets, plus what depends on no sample: parts then add up to it."""
+        return not any(map(self.uses, ("criterion", "penalty", "watching")))
+
     def project(self, step: Step, batch: Batch, grads: Grads) -> Grads:
         """Return the gradients to step with, by parameter name. In a chain the output of one is the input of the next."""
         return grads

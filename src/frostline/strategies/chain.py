@@ -108,6 +108,9 @@ class Chain(Strategy):
             self._using[hook] = [m for m in self.members if m.uses(hook)]
         return self._using[hook]
 
+    def additive(self) -> bool:
+        return all(member.additive() for member in self.members)
+
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the sum of the members' penalties."""
         terms = [m.penalty(step, batch, logits) for m in self.using("penalty")]

@@ -52,6 +52,9 @@ class LwF(Strategy):
         if self.groups:
             self.teacher = scope.snapshot(self.teacher)
 
+    def additive(self) -> bool:
+        return True
+
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the distillation term."""
         if not self.teacher or not self.strength:

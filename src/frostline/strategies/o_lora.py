@@ -43,6 +43,9 @@ class OLoRA(Strategy):
                 "strategy=o_lora needs adapters, which the net does not have. Expected selector=lora beside it."
             )
 
+    def additive(self) -> bool:
+        return True
+
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return how far the adapters are from being at right angles to the earlier ones."""
         found = logits.new_zeros(())

@@ -37,6 +37,9 @@ class Quadratic(Strategy):
         """Return whether it holds on to earlier tasks and does nothing else: it does."""
         return True
 
+    def additive(self) -> bool:
+        return True
+
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the quadratic term over the thawed weights that were there when a task ended."""
         self.pulls = {}

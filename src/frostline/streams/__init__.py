@@ -2,7 +2,6 @@
 
 from frostline.core.loaders import LoaderSource
 from frostline.core.sources import TensorSource
-from frostline.streams.answers import instructions
 from frostline.streams.avalanche import from_avalanche
 from frostline.streams.build import from_arrays
 from frostline.streams.datasets import DATASETS, DataSet, load
@@ -11,6 +10,7 @@ from frostline.streams.own import from_tasks
 from frostline.streams.table import from_table
 from frostline.streams.text import package_docs
 from frostline.streams.text_domains import language
+from frostline.streams.text_instructions import instructions
 
 __all__ = [
     "DATASETS",
