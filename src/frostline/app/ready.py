@@ -90,15 +90,15 @@ def _check_memory_savers(settings: TrainerConfig, model: nn.Module, strategy: St
             f"trainer.micro_batch_size={micro}: the loss of {type(strategy).__name__} is no mean over samples, so parts of a "
             "batch do not add up to it. Expected null, and a smaller trainer.batch_size."
         )
-    if again and not is_staged(model):
-        raise UsageError(
-            f"trainer.activation_checkpointing=true: {type(model).__name__} has no stages() to compute again. Expected a model "
-            "that has, such as those of conf/model; or false."
-        )
     if again and any(isinstance(m, _BatchNorm) for m in model.modules()):
         raise UsageError(
             f"trainer.activation_checkpointing=true: {type(model).__name__} has batch-norms, whose running statistics would "
             "see every batch twice. Expected false, and trainer.micro_batch_size where memory is short."
+        )
+    if again and not is_staged(model):
+        raise UsageError(
+            f"trainer.activation_checkpointing=true: {type(model).__name__} has no stages() to compute again. Expected a model "
+            "that has, such as those of conf/model; or false."
         )
     if settings.compile not in ("auto", "off") and (again or micro is not None):
         name = "activation_checkpointing" if again else "micro_batch_size"
