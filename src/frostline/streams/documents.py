@@ -20,9 +20,8 @@ INSTALLED = {  # what most environments have, by how its files are called
 }
 LARGEST_INSTALLED = 400_000  # bytes; larger ones are generated
 PIECE = 2**13  # characters; a longer document is several
-Documents = Callable[
-    [], Iterator[tuple[str, bool | None]]
-]  # a text, and whether to test on it, where something says so
+# A text, and whether to test on it where something says so.
+Documents = Callable[[], Iterator[tuple[str, bool | None]]]
 TEXTS = (".txt", ".md")
 
 
@@ -56,9 +55,9 @@ def pieces(document: str) -> Iterator[str]:
         start = cut or end
 
 
-def is_test(document: str, share: float) -> bool:
-    """Tell whether a document is one to test on, by a hash of what it says: however often it comes, it is on one side."""
-    return int.from_bytes(fingerprint(document)[:4], "big") < share * 2**32
+def is_test(mark: bytes, share: float) -> bool:
+    """Tell whether a document is one to test on, by its fingerprint: however often it comes, it is on one side."""
+    return int.from_bytes(mark[:4], "big") < share * 2**32
 
 
 def fingerprint(document: str) -> bytes:
@@ -129,5 +128,16 @@ def _prose(source: str) -> str:
     except (SyntaxError, ValueError, RecursionError):
         return ""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    texts = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, kinds))
+    texts = (ast.get_docstring(node) for node in _statements(tree) if isinstance(node, kinds))
     return "\n\n".join(text for text in texts if text)
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield a file's statements in the order of ast.walk, which would look through every expression as well."""
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # grows meanwhile
+        yield node
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if isinstance(value, list):
+                nodes += [v for v in value if isinstance(v, ast.stmt | ast.ExceptHandler | ast.match_case)]

@@ -85,7 +85,10 @@ class _Side:
     def add(self, document: str) -> int:
         """Take a document; return how many tokens there are more, when a batch of documents was tokenised."""
         self.waiting.append(document)
-        enough = len(self.waiting) == BATCH or sum(map(len, self.waiting)) > 2**20
+        signs = sum(map(len, self.waiting))
+        enough = (
+            len(self.waiting) == BATCH or signs > 2**20 or (self.limit is not None and self.count + signs >= self.limit)
+        )
         return self.flush() if enough else 0
 
     def flush(self) -> int:
@@ -128,7 +131,8 @@ class _Reading:
             total=limits[0], desc=f"reading {name}", unit=" tokens", leave=False, delay=2, unit_scale=True
         ) as bar:
             for document, side in ((piece, side) for whole, side in self.domains[name]() for piece in pieces(whole)):
-                mark, held_out = fingerprint(document), is_test(document, self.share) if side is None else side
+                mark = fingerprint(document)
+                held_out = is_test(mark, self.share) if side is None else side
                 if mark not in seen and document.strip() and not sides[held_out].full:
                     seen.add(mark)
                     bar.update(sides[held_out].add(document) * (not held_out))
