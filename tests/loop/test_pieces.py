@@ -1,5 +1,6 @@
 """Language models learn alike whether the logits are there as a whole or not."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -54,6 +55,25 @@ def test_pieces_are_taken_where_the_whole_is_large(make_run, monkeypatch):
         )
         run_stream(make_run(model=net, stream=stream(), epochs=1, batch_size=8))
         assert bool(seen) == expected
+
+
+def test_documents_are_kept_apart_where_the_stream_says_so(make_run):
+    def losses(end, **more):
+        torch.manual_seed(0)
+        apart = replace(stream(), end=end)
+        model = net(apart.shape, apart.classes)
+        found = frostline.run(
+            model, apart, "partial", LastK(k=1), lr=0.1, epochs=3, batch_size=8, progress=False, **more
+        )
+        return [loss for row in found.content["loss"] for loss in row]
+
+    across, apart, cached = losses(None), losses(0, prefix_cache="off"), losses(0, prefix_cache="on")
+    assert apart == pytest.approx(cached, rel=1e-4)
+    assert apart != pytest.approx(across, rel=1e-4)
+    with pytest.raises(UsageError, match=r"stream.attention=within: Sequential cannot be told where documents end"):
+        frostline.run(
+            nn.Sequential(nn.Embedding(WORDS, 8), nn.Linear(8, WORDS)), replace(stream(), end=0), progress=False
+        )
 
 
 def test_a_compiled_step_makes_them_as_a_whole(make_run):

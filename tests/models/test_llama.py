@@ -1,5 +1,7 @@
 """The decoder against Hugging Face's Llama with the same weights, and causal models cut from their folders."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -69,6 +71,29 @@ def test_texts_that_are_padded_at_their_end_are_read_alike():
     expected = net(input_ids=x, attention_mask=real).logits
     torch.testing.assert_close(model(x)[0, :10], expected[0, :10], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(model(x)[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def told(model, end):
+    next(m for m in model.modules() if hasattr(m, "end")).end = end
+    return model.eval()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_documents_in_a_window_do_not_see_one_another(kv_heads, folder, tmp_path):
+    net = llama(kv_heads)
+    if folder:
+        net.save_pretrained(tmp_path)
+    model = causal_lm((LENGTH,), TOKENS, str(tmp_path)) if folder else ours(net, True)
+    x = torch.randint(1, TOKENS, (2, LENGTH))
+    x[0, 9], x[1, 4], x[1, 17] = 0, 0, 0
+    with torch.no_grad():
+        across, apart = told(model, None)(x), told(model, 0)(x)
+        for row, cuts in enumerate([(0, 10, LENGTH), (0, 5, 18, LENGTH)]):
+            for start, stop in itertools.pairwise(cuts):
+                alone = told(model, None)(x[row : row + 1, start:stop])[0]
+                torch.testing.assert_close(apart[row, start:stop], alone, rtol=1e-4, atol=1e-4)
+    assert (across - apart).abs().max() > 0.01
 
 
 def test_the_shared_matrix_is_one_parameter_to_every_selector():

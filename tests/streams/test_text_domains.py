@@ -53,6 +53,13 @@ def test_every_token_asks_for_the_next(corpus):
     assert torch.equal(shuffled.x[:, 1:], shuffled.y[:, :-1])
 
 
+def test_attention_within_documents_names_the_token_that_ends_them(corpus):
+    assert language(str(corpus), tasks=["chat"], length=32).end is None
+    assert language(str(corpus), tasks=["chat"], length=32, attention="within").end == 256
+    with pytest.raises(UsageError, match=r"stream.attention='inside': expected one of across, within"):
+        language(str(corpus), attention="inside")
+
+
 def test_a_document_is_on_one_side_whatever_else_is_there(corpus):
     stream = language(str(corpus), tasks=["chat", "notes"], length=16, tokens_per_task=None, test_tokens=None)
     for task, name in zip(stream.tasks, ("chat", "notes"), strict=True):

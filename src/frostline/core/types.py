@@ -158,8 +158,8 @@ class Suite:
 class TaskStream:
     """A sequence of tasks; `classes` is the number of logits, `shape` the shape of one sample.
 
-    padding: the token that fills up short texts and is none of them, None where samples are no texts. class_names: of each
-    logit, where they are known.
+    padding: the token that fills up short texts and is none of them, None where samples are no texts. end: the token that ends
+    a document, where tokens are to see those of their own document only. class_names: of each logit, where they are known.
     """
 
     name: str
@@ -170,6 +170,7 @@ class TaskStream:
     online: bool = False
     suites: tuple[Suite, ...] = ()
     padding: int | None = None
+    end: int | None = None
     class_names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:

@@ -9,8 +9,33 @@ from torch.nn import functional as F
 
 from frostline.core.checks import UsageError, in_range
 from frostline.models.classifier import Classifier
+from frostline.models.staging import documents, within
 
 EPSILON = 1e-6  # of the norms
+
+
+State = (
+    Tensor | tuple[Tensor, Tensor]
+)  # hidden states [B, L, D], and where documents are kept apart the number of each's [B, L]
+
+
+class Tokens(nn.Embedding):
+    """Token ids to hidden states; with `end` set, to them and the number of each token's document in its window."""
+
+    end: int | None = None
+
+    def forward(self, input: Tensor) -> State:  # type: ignore[override]
+        """Return the state."""
+        hidden = super().forward(input)
+        return hidden if self.end is None else (hidden, documents(input, self.end))
+
+
+class Norm(nn.RMSNorm):
+    """The last norm, of hidden states whatever comes with them."""
+
+    def forward(self, x: State) -> Tensor:  # type: ignore[override]
+        """Return [B, L, D]."""
+        return super().forward(x if isinstance(x, Tensor) else x[0])
 
 
 class Attention(nn.Module):
@@ -31,12 +56,13 @@ class Attention(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return [B, L, D] from [B, L, D]."""
+    def forward(self, x: Tensor, among: Tensor | None = None) -> Tensor:
+        """Return [B, L, D] from [B, L, D]; among [B, L]: tokens with different numbers do not see one another."""
         q, k, v = (p(x).unflatten(-1, (-1, self.size)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         found = F.scaled_dot_product_attention(
-            self._turned(q), self._turned(k), v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
-        )
+            self._turned(q), self._turned(k), v, None if among is None else within(among), is_causal=among is None,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )  # fmt: skip
         return self.o_proj(found.transpose(1, 2).flatten(2))
 
     def _turned(self, x: Tensor) -> Tensor:
@@ -70,10 +96,12 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(width, EPSILON)
         self.mlp = SwiGLU(width, hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the next hidden states [B, L, D]."""
-        x = x + self.self_attn(self.input_layernorm(x))
-        return x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, state: State) -> State:
+        """Return the next state."""
+        x, among = (state, None) if isinstance(state, Tensor) else state
+        x = x + self.self_attn(self.input_layernorm(x), among)
+        x = x + self.mlp(self.post_attention_layernorm(x))
+        return x if among is None else (x, among)
 
 
 def decoder(
@@ -107,11 +135,11 @@ def decoder(
         raise UsageError(f"model.heads={heads}: expected a number of which twice divides model.width={width}.")
     if heads % kv_heads:
         raise UsageError(f"model.kv_heads={kv_heads}: expected a number that divides model.heads={heads}.")
-    embedding = nn.Embedding(classes, width)
+    embedding = Tokens(classes, width)
     parts: OrderedDict[str, nn.Module] = OrderedDict(embedding=embedding)
     for number in range(depth):
         parts[f"block{number + 1}"] = Block(width, hidden, heads, kv_heads, shape[0], theta)
-    parts["norm"] = nn.RMSNorm(width, EPSILON)
+    parts["norm"] = Norm(width, EPSILON)
     model = Classifier(nn.Sequential(parts), width, classes, bias=False)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):

@@ -19,6 +19,8 @@ State = tuple[Tensor, Tensor]
 class TokenEmbedding(nn.Module):
     """Token ids [B, L] to the first hidden states, and which tokens are real."""
 
+    end: int | None = None  # set: decoders keep attention within documents, which this token ends
+
     def __init__(self, padding: int | None, inner: nn.Module, positions: nn.Module | None = None):
         super().__init__()
         self.padding, self.inner, self.positions = padding, inner, positions
@@ -29,7 +31,20 @@ class TokenEmbedding(nn.Module):
         hidden = self.inner(x)
         if self.positions is not None:
             hidden = hidden + self.positions(torch.arange(x.shape[1], device=x.device))
-        return hidden, real
+        return hidden, real if self.end is None else documents(x, self.end)
+
+
+def documents(x: Tensor, end: int) -> Tensor:
+    """Return the number of each token's document in its window [B, L]; the token that ends one is its last."""
+    ends = x == end
+    return ends.cumsum(1) - ends.long()
+
+
+def within(among: Tensor) -> Tensor:
+    """Return which tokens each token sees, bool [B, 1, L, L]: those up to itself with its own number."""
+    length = among.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=among.device).tril()
+    return causal & (among[:, None, :, None] == among[:, None, None, :])
 
 
 class EncoderBlock(nn.Module):
@@ -60,7 +75,9 @@ class DecoderBlock(nn.Module):
         hidden, real = state
         length = hidden.shape[1]
         more: dict[str, Any] = {"attention_mask": None}
-        if not self.all_real:
+        if real.dtype == torch.int64:  # numbers of documents
+            more["attention_mask"] = within(real)
+        elif not self.all_real:
             causal = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
             more["attention_mask"] = causal & real[:, None, None, :]
         if self.rotary is not None:

@@ -23,6 +23,7 @@ def language(
     tasks: Sequence[str] | None = None,
     held_out: Sequence[str] = (),
     tokenizer: str | None = None,
+    attention: str = "across",
     length: int = 256,
     tokens_per_task: int | None = 1_000_000,
     test_tokens: int | None = 100_000,
@@ -41,9 +42,10 @@ def language(
     bytes. tokens_per_task, test_tokens: as many are read, all where None. Documents that say the same but for case, digits,
     spaces and punctuation are taken once. A hash of what they say decides whether they are among the `test_share` to test on,
     where the data have no test rows of their own; a document of more than 8,192 characters is several. They are joined end to
-    end, with a token between them, and cut into windows: a window may begin inside one, and see several. No choice depends on
-    the seed. The loss is in nats a token.
+    end, with a token between them, and cut into windows: a window may begin inside one, and see several; attention=within keeps
+    attention within a document (positions go on counting). No choice depends on the seed. The loss is in nats a token.
     """
+    one_of("stream.attention", attention, ("across", "within"))
     in_range("stream.length", length, 2)
     in_range("stream.test_share", test_share, 0.001, 0.9)
     in_range("stream.tokens_per_task", tokens_per_task, length + 1)
@@ -63,7 +65,8 @@ def language(
         made.append(Task(t, f"{t}: {name}", (), train, test))
     suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0)) for name in held_out)
     stem = Path(path).name if isinstance(path, str) else "installed" if path is None else "own"
-    return TaskStream(f"language_{stem}", "domain", tuple(made), tokens.size, (length,), online, suites)
+    end = tokens.end if attention == "within" else None
+    return TaskStream(f"language_{stem}", "domain", tuple(made), tokens.size, (length,), online, suites, end=end)
 
 
 Encode = Callable[[list[str]], list[np.ndarray]]  # each document's tokens, with the one that ends it
