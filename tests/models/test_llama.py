@@ -182,6 +182,21 @@ def test_the_operations_of_a_step_are_those_of_the_closed_form(role, tied):
     assert found == expected
 
 
+def test_a_model_that_keeps_documents_apart_is_exported_as_one(tmp_path):
+    settings = [
+        "stream=language",
+        "stream.tasks=[readmes]",
+        "stream.attention=within",
+        "stream.length=300",
+        "model=decoder",
+    ]
+    settings += ["stream.tokens_per_task=4000", "stream.test_tokens=3000", "model.width=32", "model.depth=1"]
+    settings += ["trainer.max_steps=2", "tracking=none", "figures=[]", "cost.reference_steps=0"]
+    code, said = in_process(*settings, f"hydra.run.dir={tmp_path}/run")
+    assert not code, said
+    assert max(export(tmp_path / "run", tmp_path / "out", "torch").values()) < 1e-4
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_come_from_and_go_to_files_under_llamas_names(tmp_path, tied):
     net = llama(tied=tied)

@@ -15,6 +15,7 @@ from frostline.app.targets import refuse_foreign, targets
 from frostline.core.checks import UsageError, one_of
 from frostline.core.files import atomic_write, make_folder
 from frostline.core.heads import rebuilt
+from frostline.models.llama import keep_apart
 from frostline.records import weights
 
 FORMATS = ("torch", "onnx", "none")
@@ -79,6 +80,7 @@ def build_model(run: Path, description: dict[str, Any]) -> nn.Module:
             "run of another method; this one goes on with frostline."
         )
     model.load_state_dict(tensors)
+    keep_apart(model, description.get("end"))
     return model.eval()
 
 

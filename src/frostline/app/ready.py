@@ -14,7 +14,7 @@ from frostline.core.structure import is_staged, note_order
 from frostline.core.types import TaskStream
 from frostline.loop.evaluation import evaluation_data
 from frostline.loop.settings import TrainerConfig
-from frostline.models.llama import Tokens
+from frostline.models.llama import keep_apart
 from frostline.models.staging import TokenEmbedding
 from frostline.selectors.base import Selector
 from frostline.selectors.depth import Everything
@@ -133,14 +133,11 @@ def logits_of(model: nn.Module, x: Tensor) -> Tensor:
 
 def _agree_on_documents(model: nn.Module, stream: TaskStream) -> None:
     """Tell a language model which token ends a document, where documents are to be kept apart."""
-    told = [module for module in model.modules() if isinstance(module, Tokens | TokenEmbedding)]
-    if stream.end is not None and not told:
+    if not keep_apart(model, stream.end) and stream.end is not None:
         raise UsageError(
             f"stream.attention=within: {type(model).__name__} cannot be told where documents end. Expected model=decoder or "
             "model=causal_lm, or stream.attention=across."
         )
-    for module in told:
-        module.end = stream.end
 
 
 def _agree_on_padding(model: nn.Module, stream: TaskStream) -> None:

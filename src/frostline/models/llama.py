@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from frostline.core.checks import UsageError, in_range
 from frostline.models.classifier import Classifier
-from frostline.models.staging import documents, within
+from frostline.models.staging import TokenEmbedding, documents, within
 
 EPSILON = 1e-6  # of the norms
 
@@ -102,6 +102,14 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), among)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x if among is None else (x, among)
+
+
+def keep_apart(model: nn.Module, end: int | None) -> bool:
+    """Let tokens see those of their own document only, which `end` ends (None: all before them); tell whether they can."""
+    told = [module for module in model.modules() if isinstance(module, Tokens | TokenEmbedding)]
+    for module in told:
+        module.end = end
+    return bool(told)
 
 
 def decoder(

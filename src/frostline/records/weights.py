@@ -37,6 +37,7 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
         "shape": list(run.stream.shape),
         "classes": run.stream.classes,
         "stream": run.stream.name,
+        "end": run.stream.end,
         "original_names": getattr(run.model, "original", {}),
         "digest": digest(dict(sorted(tensors.items()))),
         "head": None if serving is getattr(run.model, "head", None) else described(serving),  # one that took its place
