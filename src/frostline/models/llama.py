@@ -54,7 +54,8 @@ class Attention(nn.Module):
         speeds = theta ** (-torch.arange(0, self.size, 2) / self.size)
         angles = torch.outer(torch.arange(length), speeds).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        signs = torch.ones(self.size).index_fill(0, torch.arange(self.size // 2), -1)  # so that no half is negated
+        self.register_buffer("sin", angles.sin() * signs, persistent=False)
 
     def forward(self, x: Tensor, among: Tensor | None = None) -> Tensor:
         """Return [B, L, D] from [B, L, D]; among [B, L]: tokens with different numbers do not see one another."""
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         """Return queries or keys [B, H, L, d] turned by their places (Su et al. 2021, arXiv 2104.09864)."""
         length = x.shape[2]
         first, second = x.chunk(2, -1)
-        return x * self.cos[:length] + torch.cat((-second, first), -1) * self.sin[:length]
+        return torch.addcmul(x * self.cos[:length], torch.cat((second, first), -1), self.sin[:length])
 
 
 class SwiGLU(nn.Module):
