@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from frostline.report.compare import _remarks, accuracy_against_cost
-from frostline.report.groups import Group, group_runs
+from frostline.report.groups import Group, group_runs, selector_setting
 from frostline.report.tables import _span, _sum, si, size
 
 
@@ -61,6 +61,16 @@ def test_labels_name_what_differs_among_those_that_have_it():
     deeper = copy.deepcopy(runs[1])
     deeper["config"]["selector"]["k"] = 2
     assert [name for name, _ in labels([runs[1], deeper])] == ["partial k=1", "partial k=2"]
+
+
+def test_a_role_is_a_selector_of_its_own():
+    runs = [run("partial", selector="Role", lr=lr) for _ in range(2) for lr in (0.1, 0.2)]
+    for made, role in zip(runs, ("mlp", "mlp", "norms", "norms"), strict=True):
+        made["config"]["selector"] |= {"role": role, "with_head": True}
+    assert [name for name, _ in labels(runs)] == [
+        "partial mlp lr=0.1", "partial mlp lr=0.2", "partial norms lr=0.1", "partial norms lr=0.2",
+    ]  # fmt: skip
+    assert selector_setting(runs[2]["config"]) == ("norms", "with_head=True")
 
 
 def test_interval_equals_scipy():

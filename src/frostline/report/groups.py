@@ -135,11 +135,23 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     flat = _identity(config)
     named = {"strategy": "+".join(config["strategy"])}
     for section in ("selector", "model", "optimizer", "stream"):
-        kind = config[section]["_target_"].rpartition(".")[2]
-        named[section] = flat.pop(f"{section}.dataset", kind)
+        kind, named[section] = config[section]["_target_"].rpartition(".")[2], _kind(config[section])
+        for key in NAMING:
+            flat.pop(f"{section}.{key}", None)
         for key in [k for k in flat if k.startswith(f"{section}.")]:
             flat[f"{section}.{kind}.{key.removeprefix(f'{section}.')}"] = flat.pop(key)
     return named | {k: v for k, v in flat.items() if not k.endswith("_target_")}
+
+
+NAMING = (
+    "dataset",
+    "role",
+)  # settings that say what a thing is: two roles are two selectors, not one with two settings
+
+
+def _kind(node: dict[str, Any]) -> str:
+    """Return what a part of a configuration is called: what a setting says that it is, or its class."""
+    return next((str(node[key]) for key in NAMING if node.get(key)), node["_target_"].rpartition(".")[2])
 
 
 def _varying(flats: list[dict[str, Any]]) -> list[str]:
@@ -202,6 +214,5 @@ def value_of(run: dict[str, Any], column: str) -> float | None:
 
 def selector_setting(config: dict[str, Any]) -> tuple[str, str]:
     """Return the kind of a configuration's selector, and its settings in words."""
-    own = dict(config["selector"])
-    kind = own.pop("_target_").rpartition(".")[2]
-    return kind, ", ".join(f"{key}={value}" for key, value in own.items() if value is not None)
+    own = {key: value for key, value in config["selector"].items() if key not in ("_target_", *NAMING)}
+    return _kind(config["selector"]), ", ".join(f"{key}={value}" for key, value in own.items() if value is not None)
