@@ -2,7 +2,7 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#777777"]; // Okabe and Ito's
-const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon", "hourglass", "triangle-down"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "x", "pentagon", "hourglass", "triangle-down", "hexagram", "bowtie", "star-diamond", "triangle-left", "triangle-right", "diamond-tall"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const PHASES = ["train", "consolidate", "select", "cache", "evaluate"]; // evaluation last: it is no part of learning
 const PATTERNS = ["", "/", ".", "x", "-", "|", "+", "\\"];
