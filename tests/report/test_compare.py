@@ -6,7 +6,7 @@ from scipy import stats
 
 from frostline.report.compare import _remarks, accuracy_against_cost
 from frostline.report.groups import Group, group_runs, selector_setting
-from frostline.report.tables import _span, _sum, si, size
+from frostline.report.tables import _span, _sum, perplexity_tables, si, size, token_lines
 
 
 def run(strategy="finetune", seed=0, accuracy=0.5, selector="Everything", *, own=None, lr=0.05, device="cpu"):
@@ -176,3 +176,17 @@ def test_the_figure_of_many_groups_names_the_strategies(monkeypatch):
         group.runs.append({"stream": {"name": "digits"}})
     for some, names in ((groups, ["replay", "ewc"]), (groups[:3], [g.label for g in groups[:3]])):
         assert [text.get_text() for text in accuracy_against_cost(some).legends[0].get_texts()] == names
+
+
+def test_a_language_run_says_perplexities_and_positions():
+    content = run() | {"loss": [[2.0], [0.0]], "held_out": {"old": {"loss": [1.0, None]}}}
+    assert perplexity_tables(content) == token_lines(content) == []
+    content["stream"] = {"tasks": ["0: [b]"], "targets": 8, "unit": "nats"}
+    content["ledger"] = [
+        {"phase": "train", "samples": 500, "seconds": 2.0},
+        {"phase": "evaluate", "samples": 9, "seconds": 1.0},
+    ]
+    tasks, suites = perplexity_tables(content)
+    assert [list(column.cells) for column in tasks.columns] == [["untrained", "0: \\[b]"], ["7.389", "[bold]1[/]"]]
+    assert list(suites.columns[1].cells) == ["2.718", ""]
+    assert token_lines(content) == ["Learned from 4 k token positions, 2 k a second."]

@@ -125,15 +125,14 @@ def against_full_lines(content: dict[str, Any]) -> list[str]:
 
 
 def token_lines(content: dict[str, Any]) -> list[str]:
-    """Return how many tokens were learned from, and how fast, where every token has a target."""
-    rows = [row for row in content["ledger"] if row["phase"] == "train"]
-    tokens, seconds = (
-        sum(r["samples"] for r in rows) * content["stream"].get("targets", 1),
-        sum(r["seconds"] for r in rows),
-    )
-    if content["stream"].get("targets", 1) == 1 or not tokens or not seconds:
+    """Return how many token positions were learned from, padding too, and how fast, where every token has a target."""
+    if (targets := content["stream"].get("targets", 1)) == 1:
         return []
-    return [f"Learned from {si(tokens)} tokens, {si(tokens / seconds)} a second."]
+    rows = [row for row in content["ledger"] if row["phase"] == "train"]
+    tokens, seconds = targets * sum(row["samples"] for row in rows), sum(row["seconds"] for row in rows)
+    if not tokens or not seconds:
+        return []
+    return [f"Learned from {si(tokens)} token positions, {si(tokens / seconds)} a second."]
 
 
 def saving_lines(content: dict[str, Any]) -> list[str]:
