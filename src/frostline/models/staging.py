@@ -1,7 +1,8 @@
 """Hugging Face encoders and decoders, cut into stages.
 
-Between stages go the hidden states [B, L, D] and which tokens are no padding [B, L]; each block makes its own mask and
-rotary angles of those, so that a block can be run from cached activations.
+Between stages go the hidden states [B, L, D] and which tokens are no padding, bool [B, L]; or, where documents are kept apart,
+the number of each token's, int64 [B, L]. Each block makes its own mask and rotary angles of those, so that a block can be run
+from cached activations.
 """
 
 from collections import OrderedDict

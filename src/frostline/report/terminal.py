@@ -22,7 +22,7 @@ from frostline.report.tables import (
     saving_lines,
     si,
     token_lines,
-)  # fmt: skip
+)
 
 SAY_WITHIN_EVERY_S = 30.0  # without a terminal, within a task
 SAY_EVERY_S = 10.0  # without a terminal

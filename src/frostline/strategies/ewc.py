@@ -57,9 +57,6 @@ class EWC(Quadratic):
         one_of("strategy.ewc.labels", self.labels, LABELS if self.curvature == "kronecker" else ESTIMATES)
         one_of("strategy.ewc.curvature", self.curvature, ("diagonal", "kronecker"))
 
-    def additive(self) -> bool:
-        return True
-
     def penalty(self, step: Step, batch: Batch, logits: Tensor) -> Tensor:
         """Return the quadratic term, the layers' with Kronecker factors among it."""
         found, model = super().penalty(step, batch, logits), step.scope.model

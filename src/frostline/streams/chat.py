@@ -50,30 +50,21 @@ def renderer(template: str | None, tokenizer: str | None) -> Render:
     """
     if template == BUILT_IN or (template is None and tokenizer is None):
         return _chatml
-    torchvision()  # transformers imports it
-    try:
-        from transformers import PreTrainedTokenizerFast
-    except ImportError as error:
-        raise UsageError("Chat templates need transformers: pip install 'frostline[text]'.") from error
     own = None
     if template is not None:
         file = Path(template).expanduser()
         if not file.is_file():
             raise UsageError(f"stream.template={template!r}: expected {BUILT_IN}, or the path of a Jinja template.")
         own = file.read_text(encoding="utf-8")
-    folder = Path(tokenizer).expanduser() if tokenizer is not None else None
-    if folder is not None and folder.is_dir():
-        known: Any = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    elif folder is not None:
-        known = PreTrainedTokenizerFast(tokenizer_file=str(folder))
-    else:
-        from tokenizers import Tokenizer, models
-
-        known = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
-    if own is None and not known.chat_template:
-        return _none(tokenizer)
+    known: Any = None
 
     def render(messages: list[Message], answer: bool) -> str:
+        nonlocal known
+        known = known or _opened(tokenizer)  # prompts and completions need none
+        if own is None and not known.chat_template:
+            raise UsageError(
+                f"stream.tokenizer={tokenizer!r} has no chat template. Expected stream.template={BUILT_IN}, or a Jinja file."
+            )
         try:
             return known.apply_chat_template(messages, chat_template=own, tokenize=False, add_generation_prompt=answer)
         except Exception as error:  # templates refuse roles and orders in their own words
@@ -82,13 +73,20 @@ def renderer(template: str | None, tokenizer: str | None) -> Render:
     return render
 
 
-def _none(tokenizer: str | None) -> Render:
-    def render(messages: list[Message], answer: bool) -> str:
-        raise UsageError(
-            f"stream.tokenizer={tokenizer!r} has no chat template. Expected stream.template={BUILT_IN}, or a Jinja file."
-        )
-
-    return render
+def _opened(tokenizer: str | None) -> Any:
+    """Return transformers' tokenizer, which renders templates; one that knows no words where there is none."""
+    torchvision()  # transformers imports it
+    try:
+        from tokenizers import Tokenizer, models
+        from transformers import PreTrainedTokenizerFast
+    except ImportError as error:
+        raise UsageError("Chat templates need transformers: pip install 'frostline[text]'.") from error
+    if tokenizer is None:
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    place = Path(tokenizer).expanduser()
+    if place.is_dir():
+        return PreTrainedTokenizerFast.from_pretrained(str(place), local_files_only=True)
+    return PreTrainedTokenizerFast(tokenizer_file=str(place))
 
 
 def _chatml(messages: list[Message], answer: bool) -> str:

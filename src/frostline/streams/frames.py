@@ -141,7 +141,12 @@ def is_hugging_face(place: Path) -> bool:
     """Tell whether a folder holds a data set of Hugging Face's; owner/name, which is no folder, may be one's name."""
     if place.is_dir():
         return is_saved(place) or any(place.glob("**/*.parquet"))
-    return not place.exists() and len(place.parts) == 2 and HUB_NAME.fullmatch(str(place)) is not None
+    return is_named(str(place))
+
+
+def is_named(place: str) -> bool:
+    """Tell whether a place, which is nothing here, may be a data set's name: owner/name, name:configuration."""
+    return HUB_NAME.fullmatch(place) is not None and ("/" in place or ":" in place) and not Path(place).exists()
 
 
 def hugging_face(path: str) -> tuple[Any, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frostline.core.checks import UsageError
-from frostline.streams.frames import HUB_NAME, hugging_face, is_hugging_face, is_saved
+from frostline.core.checks import UsageError, one_of
+from frostline.streams.frames import hugging_face, is_hugging_face, is_named, is_saved
 
 ENDINGS = (".jsonl", ".parquet")
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ def places(path: str | Places, endings: Sequence[str] = ENDINGS) -> dict[str, st
     root = Path(path).expanduser()
     single = has_rows(root, deep=False) if root.is_dir() else root.is_file() or is_named(path)
     if single:
-        return {root.stem.partition(":")[0]: path}
+        return {stem(path): path}
     what = f"a folder, a {' or a '.join(endings)}"
     if not root.is_dir():
         raise UsageError(
@@ -50,16 +50,31 @@ def has_rows(folder: Path, deep: bool = True) -> bool:
     return (folder / "train.jsonl").is_file() or is_saved(folder) or (deep and is_hugging_face(folder))
 
 
-def is_named(place: str) -> bool:
-    """Tell whether a place, which is nothing here, may be a data set's name: owner/name, name:configuration."""
-    return not Path(place).exists() and HUB_NAME.fullmatch(place) is not None and ("/" in place or ":" in place)
+def chosen(
+    known: Mapping[str, Any], tasks: Sequence[str] | None, held_out: Sequence[str], mixtures: bool = False
+) -> list[str]:
+    """Return the names of the tasks: those given, or all that are not held out. mixtures: a+b names both.
+
+    UsageError where one is not known, or there is none.
+    """
+    names = list(tasks) if tasks is not None else [name for name in known if name not in held_out]
+    for key, given in (("stream.tasks", names), ("stream.held_out", held_out)):
+        for part in (part for name in given for part in (name.split("+") if mixtures else [name])):
+            one_of(key, part, known)
+    if not names:
+        raise UsageError("stream.tasks=[]: expected at least one.")
+    return names
+
+
+def stem(path: str | Places) -> str:
+    """Return what a stream of these data is called."""
+    return Path(path).stem.partition(":")[0] if isinstance(path, str) else "own"
 
 
 class Rows:
     """The rows of one place: those to learn from, and those to test on where they are told apart."""
 
     def __init__(self, place: str, encoding: str = "utf-8"):
-        self.place, self.encoding = place, encoding
         path = Path(place).expanduser()
         self._train: Callable[[], Iterator[tuple[str, Row]]]
         self._test: Callable[[], Iterator[tuple[str, Row]]] | None = None
@@ -71,7 +86,7 @@ class Rows:
             self._train = lambda: _lines(path / "train.jsonl", encoding)
             if (path / "test.jsonl").is_file():
                 self._test = lambda: _lines(path / "test.jsonl", encoding)
-        elif is_hugging_face(path) if path.is_dir() else is_named(place):
+        elif is_hugging_face(path):
             train, test = hugging_face(place)
             self._train = lambda: _numbered(place, train)
             self._test = None if test is None else lambda: _numbered(place, test)

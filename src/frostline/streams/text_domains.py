@@ -1,7 +1,6 @@
 """Language modelling by domain: a task is a domain, a sample a window of its text, and every token asks for the next."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import TensorSource
 from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.documents import Documents, domains_in, fingerprint, is_test, pieces
-from frostline.streams.rows import Places
+from frostline.streams.rows import Places, chosen, stem
 from frostline.streams.tokens import tokens_for
 
 BATCH = 256  # documents tokenised at once
@@ -51,12 +50,7 @@ def language(
     in_range("stream.tokens_per_task", tokens_per_task, length + 1)
     in_range("stream.test_tokens", test_tokens, length + 1)
     domains = domains_in(path, encoding, skip_unreadable)
-    names = list(tasks) if tasks is not None else [name for name in domains if name not in held_out]
-    for key, given in (("stream.tasks", names), ("stream.held_out", held_out)):
-        for part in (part for name in given for part in name.split("+")):
-            one_of(key, part, domains)
-    if not names:
-        raise UsageError("stream.tasks=[]: expected at least one domain.")
+    names = chosen(domains, tasks, held_out, mixtures=True)
     tokens = tokens_for(tokenizer)
     reading = _Reading(domains, tokens.documents, test_share, (tokens_per_task, test_tokens), length, device)
     made = []
@@ -64,9 +58,9 @@ def language(
         train, test = (_windows(side, length, t) for side in reading.of(name))
         made.append(Task(t, f"{t}: {name}", (), train, test))
     suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0)) for name in held_out)
-    stem = Path(path).name if isinstance(path, str) else "installed" if path is None else "own"
+    name = "installed" if path is None else stem(path)
     end = tokens.end if attention == "within" else None
-    return TaskStream(f"language_{stem}", "domain", tuple(made), tokens.size, (length,), online, suites, end=end)
+    return TaskStream(f"language_{name}", "domain", tuple(made), tokens.size, (length,), online, suites, end=end)
 
 
 Encode = Callable[[list[str]], list[np.ndarray]]  # each document's tokens, with the one that ends it

@@ -4,7 +4,6 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -14,7 +13,7 @@ from frostline.core.objectives import IGNORED, Classification
 from frostline.core.sources import TensorSource
 from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.chat import Render, renderer, stretches
-from frostline.streams.rows import Places, Rows, places
+from frostline.streams.rows import Places, Rows, chosen, places, stem
 from frostline.streams.tokens import Tokens, tokens_for
 
 LEARN_FROM = ("answers", "last", "all")
@@ -59,12 +58,7 @@ def instructions(
     one_of("stream.learn_from", learn_from, LEARN_FROM)
     one_of("stream.right", right, RIGHT)
     known = places(path)
-    names = list(tasks) if tasks is not None else [name for name in known if name not in held_out]
-    for key, given in (("stream.tasks", names), ("stream.held_out", held_out)):
-        for name in given:
-            one_of(key, name, known)
-    if not names:
-        raise UsageError("stream.tasks=[]: expected at least one task.")
+    names = chosen(known, tasks, held_out)
     tokens = tokens_for(tokenizer)
     reading = _Reading(
         tokens, renderer(template, tokenizer), (prompt, completion, messages), learn_from, length,
@@ -79,8 +73,9 @@ def instructions(
     for name in held_out:
         test = reading(name, Rows(known[name], encoding), learned=False)[1]
         suites.append(Suite(name, test.source(0, device), objective=objective))
-    stem = Path(path).stem if isinstance(path, str) else "own"
-    return TaskStream(f"instructions_{stem}", "domain", tuple(made), tokens.size, (length,), online, tuple(suites))
+    return TaskStream(
+        f"instructions_{stem(path)}", "domain", tuple(made), tokens.size, (length,), online, tuple(suites)
+    )
 
 
 class _Side:
