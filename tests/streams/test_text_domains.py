@@ -132,6 +132,7 @@ def test_long_documents_are_cut_where_a_line_ends():
         ("bad/a.txt", "f\xfcr".encode("latin-1"), "a.txt is no utf-8 .byte 1.. Expected stream.encoding=latin-1"),
         ("bad.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2 has no text under 'text', but 'txt'"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is no JSON"),
+        ("bad.jsonl", '{"text": "für"}'.encode("latin-1"), "^[^(]*bad.jsonl is no utf-8 .byte 11"),
         ("bad.jsonl", b"[1]\n", "line 1 is no object but list"),
         ("bad/a.txt", b"", "bad: 0 tokens to learn from, of 0 different documents"),
         ("bad.txt", b"", "bad: 0 tokens to learn from"),

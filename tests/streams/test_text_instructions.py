@@ -106,6 +106,27 @@ def test_of_a_conversation_the_answers_count(tmp_path, learn_from, wanted):
     )
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ""])
+def test_files_from_windows_are_read(tmp_path, ending):
+    lines = "\r\n".join(json.dumps({"prompt": f"q{n}", "completion": "ja"}) for n in range(30))
+    file = tmp_path / "x.jsonl" if ending else tmp_path / "x" / "train.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    task = instructions(str(tmp_path), length=16, test_share=0.3)[0]
+    assert len(task.train) + len(task.test) == 30
+    assert {*answers(task.train)[0]} == {"ja#"}
+
+
+def test_sharegpts_conversations_are_messages(tmp_path):
+    talks = [
+        {"conversations": [{"from": "human", "value": str(n)}, {"from": "gpt", "value": "so."}]} for n in range(30)
+    ]
+    write(tmp_path / "x.jsonl", talks)
+    found, whole, _ = answers(instructions(str(tmp_path), messages="conversations", length=90)[0].train)
+    assert set(found) == {"so.<|im_end|>\n"}
+    assert whole[0].startswith("<|im_start|>user\n")
+
+
 def test_all_tokens_count_where_asked_but_padding_never_does(sums):
     batch = everything_in(instructions(str(sums), length=16, learn_from="all")[0].train)
     for x, y in zip(batch.x, batch.y, strict=True):
@@ -261,6 +282,9 @@ def test_a_template_that_writes_answers_differently_later_is_named(tmp_path, tok
     (tmp_path / "own.jinja").write_text("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(UsageError, match=r"line 1: the chat template writes the messages up to number 2 differently"):
         instructions(str(tmp_path / "data"), template=str(tmp_path / "own.jinja"))
+    (tokenizer / "tokenizer_config.json").write_text("[")
+    with pytest.raises(UsageError, match=r"tokenizer_config.json beside it is no JSON object"):
+        instructions(str(tmp_path / "data"), tokenizer=str(tokenizer))
     (tokenizer / "tokenizer_config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"has no chat template. Expected stream.template=chatml"):
         instructions(str(tmp_path / "data"), tokenizer=str(tokenizer))

@@ -12,6 +12,7 @@ Message = dict[str, str]
 Render = Callable[[list[Message], bool], str]  # of messages, and whether the model is to answer
 Stretch = tuple[str, bool]  # some text, and whether it is an answer
 BUILT_IN = "chatml"
+SPEAKERS = {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
 
 
 def stretches(
@@ -95,11 +96,13 @@ def _chatml(messages: list[Message], answer: bool) -> str:
 
 
 def _messages(given: Any, where: str) -> list[Message]:
-    """Return messages as {role, content} with text as content."""
+    """Return messages as {role, content} with text as content; ShareGPT's {from, value} are read as such."""
     if not isinstance(given, Sequence) or isinstance(given, str) or not len(given):
         raise UsageError(f'{where}: expected a list of {{"role": ..., "content": ...}}, not {given!r}.'[:300])
     found = []
     for message in given:
+        if isinstance(message, dict) and {"from", "value"} <= message.keys():
+            message = {"role": SPEAKERS.get(message["from"], message["from"]), "content": message["value"]}
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
             content = "".join(part["text"] for part in content)

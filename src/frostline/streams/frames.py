@@ -71,12 +71,12 @@ def _parquet(file: Path, pair: tuple[str, str]) -> Frames:
 
 
 def _lines(file: Path, pair: tuple[str, str]) -> Frames:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         return _records([json.loads(line) for line in lines if line.strip()], pair), None
 
 
 def _json(file: Path, pair: tuple[str, str]) -> Frames:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(file.read_text(encoding="utf-8-sig"))
     if isinstance(content, list):
         return _records(content, pair), None
     if not isinstance(content, dict) or "train" not in content:

@@ -109,8 +109,8 @@ def decoded(raw: bytes, path: Path, encoding: str) -> str:
     """Return bytes as text; UnreadableError where they are none."""
     if b"\0" in raw and "16" not in encoding and "32" not in encoding:
         raise UnreadableError(f"{path} is no text: it has a byte of 0. Expected text, or stream.encoding=utf-16.")
-    try:
-        return raw.decode(encoding)
+    try:  # a mark at the beginning, as editors on Windows leave it, is no text
+        return raw.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)
     except UnicodeDecodeError as error:
         raise UnreadableError(
             f"{path} is no {encoding} (byte {error.start}). Expected stream.encoding=latin-1, or whichever it is in."
@@ -135,9 +135,9 @@ def _lines(path: Path, encoding: str) -> Iterator[tuple[str, Row]]:
         for number, raw in enumerate(file, 1):
             if not raw.strip():
                 continue
-            where = f"{path}, line {number}"
+            where, text = f"{path}, line {number}", decoded(raw, path, encoding)
             try:
-                row = json.loads(decoded(raw, path, encoding))
+                row = json.loads(text)
             except ValueError as error:
                 raise UsageError(f"{where} is no JSON ({error}). Expected an object in each line.") from error
             if not isinstance(row, dict):

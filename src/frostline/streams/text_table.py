@@ -79,7 +79,7 @@ def _read_groups(groups: str) -> dict[str, list[Any]]:
     if not path.is_file():
         raise UsageError(f"stream.groups={groups!r}: there is no such file. Expected JSON, {{task: [label, ...]}}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UsageError(f"stream.groups={groups!r} is no JSON ({error}). Expected {{task: [label, ...]}}.") from error
     if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):

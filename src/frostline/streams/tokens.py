@@ -113,7 +113,12 @@ def _named_end(path: str) -> str | None:
     file = Path(path).expanduser() / "tokenizer_config.json"
     if not file.is_file():
         return None
-    named = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
+    try:
+        named = json.loads(file.read_text(encoding="utf-8")).get("eos_token")
+    except (ValueError, AttributeError) as error:
+        raise UsageError(
+            f"stream.tokenizer={path!r}: tokenizer_config.json beside it is no JSON object: {error}."
+        ) from error
     return named.get("content") if isinstance(named, dict) else named
 
 
