@@ -160,7 +160,10 @@ def accuracy_against_cost(content: dict[str, Any]) -> Figure:
         axes.margins(x=0.12)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="lower left", frameon=False, fontsize=8)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8
+    )  # low points stay free
     figure.axes[0].set_ylabel("mean accuracy on tasks so far")
     figure.suptitle(f"{content['stream']['name']}: {' + '.join(content['config']['strategy'])}")
     return figure
