@@ -197,6 +197,15 @@ def test_a_model_that_keeps_documents_apart_is_exported_as_one(tmp_path):
     assert max(export(tmp_path / "run", tmp_path / "out", "torch").values()) < 1e-4
 
 
+def test_pickled_weights_are_refused_by_name(tmp_path):
+    net = llama()
+    net.config.save_pretrained(tmp_path)
+    torch.save(net.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"has its weights in pytorch_model.bin only, a pickle"):
+        causal_lm((LENGTH,), TOKENS, str(tmp_path))
+    causal_lm((LENGTH,), TOKENS, str(tmp_path), pretrained=False)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_weights_come_from_and_go_to_files_under_llamas_names(tmp_path, tied):
     net = llama(tied=tied)

@@ -69,6 +69,12 @@ def _load(kind: str, shape: Sequence[int], path: str, pretrained: bool, dropout:
         )
     if not (Path(path) / "config.json").is_file():
         raise UsageError(f"model.path={path!r}: expected a folder with a config.json and model.safetensors.")
+    pickled = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth") for file in Path(path).glob(kind))
+    if pretrained and pickled and not any(Path(path).glob("*.safetensors")):
+        raise UsageError(
+            f"model.path={path!r} has its weights in {pickled[0]} only, a pickle, which may run anything when opened. Expected "
+            "model.safetensors: where you trust it, load it with transformers and save_pretrained it again."
+        )
     logging.disable_progress_bar()  # a bar for a second's work
     try:
         config = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
