@@ -10,6 +10,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.rng import generator
 from frostline.core.types import Source, Task, TaskStream
 from frostline.streams.arrival import Arrival
+from frostline.streams.keeping import held_out
 
 TASK_BY_TASK = Arrival()
 SCENARIOS = ("class", "task", "domain")
@@ -54,8 +55,8 @@ def assemble(
         test = _pick(y_test, group, test_samples_per_class, None, seed, t)
         if not len(train) or not len(test):
             raise UsageError(f"Task {t} with classes {group} has {len(train)} training and {len(test)} test samples.")
-        held = _held_out(y_train[train], validation)
-        held_out, train = train[held], train[~held]
+        held = held_out(y_train[train], validation)
+        kept_apart, train = train[held], train[~held]
         rename = torch.full((int(max(y_train.max(), y_test.max())) + 1,), -1)
         rename[torch.tensor(list(plan.names[t]))] = torch.tensor(list(plan.names[t].values()))
         tasks.append(
@@ -65,7 +66,7 @@ def assemble(
                 classes=tuple(sorted(labels)),
                 train=make(True, train, arrival.labelled(rename[y_train[train]], labels, seed, t), t),
                 test=make(False, test, rename[y_test[test]], t),
-                validation=make(True, held_out, rename[y_train[held_out]], t) if len(held_out) else None,
+                validation=make(True, kept_apart, rename[y_train[kept_apart]], t) if len(kept_apart) else None,
                 visible=visible[t],
             )
         )
@@ -159,15 +160,6 @@ def _first_of_each(y: Tensor, count: int) -> Tensor:
     kept[firsts] = True
     kept[(~kept).nonzero().squeeze(1)[: count - len(firsts)]] = True
     return kept.nonzero().squeeze(1)
-
-
-def _held_out(y: Tensor, share: float) -> Tensor:
-    """Return which samples are held out, bool [n]: the first of each class, so that a small class keeps some."""
-    held = torch.zeros(len(y), dtype=torch.bool)
-    for label in y.unique():
-        rows = (y == label).nonzero().squeeze(1)
-        held[rows[: min(int(share * len(rows)), len(rows) - 1)]] = True
-    return held
 
 
 def _span(group: list[int], names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from frostline.core.types import TaskStream
 from frostline.streams.assembling import SCENARIOS
 from frostline.streams.columns import ROW, features_of, parted, rows_of_tasks, targets_of
 from frostline.streams.frames import check_columns, read
+from frostline.streams.keeping import keep
 from frostline.streams.own import from_tasks
 
 
@@ -31,6 +32,9 @@ def from_table(
     standardise: bool = True,
     prequential: bool = False,
     later_path: Any = None,
+    validation: float = 0.0,
+    samples_per_class: int | None = None,
+    test_samples_per_class: int | None = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -47,7 +51,7 @@ def from_table(
     task's, since nobody knows what comes; the metric prequential_accuracy is of the tests before.
     later_path: rows that came later, which are a last task, on the scale of the others. tolerance: of a regression, how far
     from its target a prediction still counts as right (which is what `accuracy` shows), in the target's units; half the
-    deviation of the targets where None.
+    deviation of the targets where None. validation, samples_per_class: see keeping.keep.
     """
     one_of("stream.objective", objective, ("classification", "regression"))
     in_range("stream.test_share", test_share, 0.01, 0.9)
@@ -94,6 +98,10 @@ def from_table(
     kind = Regression(tolerance or max(1e-9, 0.5 * float(y.std()))) if objective == "regression" else objective
     name = Path(path).stem if isinstance(path, str | Path) else "table"
     stream = from_tasks(parts, scenario=scenario, names=list(place), name=name, objective=kind, device=device)
+    stream = keep(
+        stream, validation=validation, samples_per_class=samples_per_class,
+        test_samples_per_class=test_samples_per_class, seed=seed,
+    )  # fmt: skip
     return replace(stream, online=online)
 
 

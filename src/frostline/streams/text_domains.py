@@ -11,6 +11,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import TensorSource
 from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.documents import Documents, domains_in, fingerprint, is_test, pieces
+from frostline.streams.keeping import keep
 from frostline.streams.rows import Places, chosen, stem
 from frostline.streams.tokens import tokens_for
 
@@ -27,6 +28,7 @@ def language(
     tokens_per_task: int | None = 1_000_000,
     test_tokens: int | None = 100_000,
     test_share: float = 0.1,
+    validation: float = 0.0,
     encoding: str = "utf-8",
     skip_unreadable: bool = False,
     online: bool = False,
@@ -42,7 +44,8 @@ def language(
     spaces and punctuation are taken once. A hash of what they say decides whether they are among the `test_share` to test on,
     where the data have no test rows of their own; a document of more than 8,192 characters is several. They are joined end to
     end, with a token between them, and cut into windows: a window may begin inside one, and see several; attention=within keeps
-    attention within a document (positions go on counting). No choice depends on the seed. The loss is in nats a token.
+    attention within a document (positions go on counting). validation: the share of the windows to
+    learn from that is held out, the last ones. No choice depends on the seed. The loss is in nats a token.
     """
     one_of("stream.attention", attention, ("across", "within"))
     in_range("stream.length", length, 2)
@@ -60,7 +63,8 @@ def language(
     suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0)) for name in held_out)
     name = "installed" if path is None else stem(path)
     end = tokens.end if attention == "within" else None
-    return TaskStream(f"language_{name}", "domain", tuple(made), tokens.size, (length,), online, suites, end=end)
+    stream = TaskStream(f"language_{name}", "domain", tuple(made), tokens.size, (length,), online, suites, end=end)
+    return keep(stream, validation=validation)
 
 
 Encode = Callable[[list[str]], list[np.ndarray]]  # each document's tokens, with the one that ends it

@@ -13,6 +13,7 @@ from frostline.core.objectives import IGNORED, Classification
 from frostline.core.sources import TensorSource
 from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.chat import Render, renderer, stretches
+from frostline.streams.keeping import keep
 from frostline.streams.rows import Places, Rows, chosen, places, stem
 from frostline.streams.tokens import Tokens, tokens_for
 
@@ -32,6 +33,7 @@ def instructions(
     samples_per_task: int | None = None,
     test_samples: int | None = 500,
     test_share: float = 0.1,
+    validation: float = 0.0,
     prompt: str = "prompt",
     completion: str = "completion",
     messages: str = "messages",
@@ -49,7 +51,8 @@ def instructions(
     greedy decoding. Prompt and completion are ended by the token that ends a text, messages as their template ends them. What
     is longer than `length` is cut at its end; a row of whose answer nothing is left is left out, and a line says how many.
     Rows that are the same are taken once; a hash decides whether one is among the `test_share` to test on, where the data have
-    no test rows of their own. No choice depends on the seed. The loss is in nats a token.
+    no test rows of their own. validation: the share of the samples to learn from that is held out, the last ones. No choice
+    depends on the seed. The loss is in nats a token.
     """
     in_range("stream.length", length, 2)
     in_range("stream.test_share", test_share, 0.001, 0.9)
@@ -73,9 +76,10 @@ def instructions(
     for name in held_out:
         test = reading(name, Rows(known[name], encoding), learned=False)[1]
         suites.append(Suite(name, test.source(0, device), objective=objective))
-    return TaskStream(
+    stream = TaskStream(
         f"instructions_{stem(path)}", "domain", tuple(made), tokens.size, (length,), online, tuple(suites)
     )
+    return keep(stream, validation=validation)
 
 
 class _Side:

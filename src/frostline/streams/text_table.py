@@ -13,6 +13,7 @@ from frostline.core.types import TaskStream
 from frostline.streams.assembling import SCENARIOS
 from frostline.streams.columns import parted, rows_of_tasks, targets_of
 from frostline.streams.frames import read
+from frostline.streams.keeping import keep
 from frostline.streams.own import from_tasks
 from frostline.streams.text import tokenizer_for
 
@@ -29,6 +30,9 @@ def text_table(
     tokenizer: str | None = None,
     length: int = 32,
     test_share: float = 0.2,
+    validation: float = 0.0,
+    samples_per_class: int | None = None,
+    test_samples_per_class: int | None = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -36,7 +40,8 @@ def text_table(
     """Return a stream of texts with labels, from a file or a data set of Hugging Face's, as token ids [length].
 
     See frames.read; a JSON file is a list of records or of [text, label], or has such lists under `train` and `test`. groups: a
-    JSON file that names each task's labels, {task: [label, ...]}. tokenizer: a tokenizer.json, by default MiniLM's.
+    JSON file that names each task's labels, {task: [label, ...]}. tokenizer: a tokenizer.json, by default MiniLM's. validation,
+    samples_per_class: see keeping.keep.
     """
     in_range("stream.length", length, 4)
     in_range("stream.test_share", test_share, 0.01, 0.9)
@@ -58,6 +63,10 @@ def text_table(
         there = rows(test, held[1])
     parts = parted(place, there, (encode(_texts(train[text])), y), held, test_share)
     stream = from_tasks(parts, scenario=scenario, names=list(place), name=Path(path).stem, device=device)
+    stream = keep(
+        stream, validation=validation, samples_per_class=samples_per_class,
+        test_samples_per_class=test_samples_per_class, seed=seed,
+    )  # fmt: skip
     return replace(stream, online=online, padding=padding)
 
 
