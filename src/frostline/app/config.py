@@ -146,9 +146,8 @@ def check(cfg: DictConfig) -> None:
     if given is not None and not isinstance(given, str):
         raise UsageError(f"model.weights={given}: expected a run's folder or a .safetensors file.")
     if "partial" in cfg.strategy and cfg.selector._target_.endswith(".Everything"):
-        raise UsageError(
-            "strategy=partial trains what a selector chooses, and selector=everything chooses all. Expected strategy=finetune, "
-            "or another selector, such as selector=last_k."
+        print(
+            "frostline: selector=everything chooses all: this is full fine-tuning, whatever strategy=partial is called."
         )
     for node in cfg.held_out:
         if not isinstance(node, DictConfig):

@@ -22,6 +22,7 @@ NAMES = (
     "intransigence",
     "worst_case_accuracy",
     "held_out_change",
+    "output_drift",
     "task_aware_accuracy",
     "negative_flip_rate",
     "anytime_accuracy",
@@ -188,17 +189,19 @@ def all_metrics(
     within: np.ndarray | None = None,
     aware: np.ndarray | None = None,
     flips: Sequence[Sequence[int]] = (),
+    output_drift: float | None = None,
 ) -> dict[str, float | None]:
     """Return every metric of one run by its name, None where it is not defined.
 
     within: evaluations within tasks, [E, 2 + T], see anytime_accuracy. aware: R where samples say which task they are of.
-    flips: see negative_flip_rate.
+    flips: see negative_flip_rate. output_drift: nats by which what is said on held-out data has moved, see core.output_drift.
     """
-    other = ("intransigence", "held_out_change", "task_aware_accuracy", "negative_flip_rate", *WITHIN)
+    other = ("intransigence", "held_out_change", "output_drift", "task_aware_accuracy", "negative_flip_rate", *WITHIN)
     values = {name: globals()[name](R) for name in NAMES if name not in other}
     values |= {name: np.nan if within is None else globals()[name](R, within) for name in WITHIN}
     values["intransigence"] = intransigence(R, reference)
     values["held_out_change"] = held_out_change(held_out)
+    values["output_drift"] = np.nan if output_drift is None else output_drift
     values["task_aware_accuracy"] = np.nan if aware is None else average_accuracy(aware)
     values["negative_flip_rate"] = negative_flip_rate(flips)
     return {name: None if np.isnan(values[name]) else float(values[name]) for name in NAMES}

@@ -159,7 +159,8 @@ class TaskStream:
     """A sequence of tasks; `classes` is the number of logits, `shape` the shape of one sample.
 
     padding: the token that fills up short texts and is none of them, None where samples are no texts. end: the token that ends
-    a document, where tokens are to see those of their own document only. class_names: of each logit, where they are known.
+    a document, where tokens are to see those of their own document only. class_names: of each logit, where they are
+    known. groups: of words, whose share of what is said trainer.output_drift watches.
     """
 
     name: str
@@ -172,6 +173,7 @@ class TaskStream:
     padding: int | None = None
     end: int | None = None
     class_names: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         learned, tested = (sum(len(getattr(task, part)) for task in self.tasks) for part in ("train", "test"))

@@ -29,7 +29,8 @@ class Progress:
     aware: accuracy where samples say which task they are of, which a class-incremental stream does not ask. right: which test
     targets of each learned task were right last, bool. flips: for each task but the first, how many targets of earlier tasks
     became wrong, how many right, and of how many. retrained: which share of
-    each block's parameters trained, a task each. losses: of each task's training steps so far, their sum and number.
+    each block's parameters trained, a task each. said: what was said at first on each suite; output_drift: how far what is said
+    has moved from it since, a row for each look. losses: of each task's training steps so far, their sum and number.
     """
 
     prepared: int = 0
@@ -48,6 +49,8 @@ class Progress:
     retrained: list[dict[str, float]] = field(default_factory=list)
     losses: dict[int, tuple[float, int]] = field(default_factory=dict)
     held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
+    said: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    output_drift: list[dict[str, Any]] = field(default_factory=list)
     seen: dict[str, int] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)

@@ -111,6 +111,7 @@ class Run:
     draws: list[Tensor] | None = None  # this run's random state, CPU and GPU, where other runs use the generators too
     saved_at: float = 0.0  # when a checkpoint was taken last, by time.monotonic, and in how many seconds
     saving_took: float = 0.0
+    groups: dict[str, Tensor] | None = None  # of words, whose mass is watched
     rehearsal: Rehearsal | None = None  # not None: a dry run
     _drawing: bool = False
 

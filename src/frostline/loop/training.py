@@ -19,6 +19,7 @@ from frostline.loop.lesson import Lesson, blocks
 from frostline.loop.optimizing import close_optimizer, rates_change
 from frostline.loop.plain import Alone
 from frostline.loop.pricing import StepCounter, count_plain
+from frostline.loop.probing import look_at_outputs
 from frostline.loop.run import Run, take_checkpoints
 from frostline.loop.stepping import take_step
 from frostline.loop.watching import Lookout, lookout
@@ -36,6 +37,7 @@ def run_stream(*runs: Run) -> None:
         _prepare(run, 0)
     if fresh:
         fresh[0].backend.evaluate(fresh, None)
+        _look_at_outputs(fresh, None)
     if fresh:
         _save(fresh)  # from here on a kill leaves something to go on with
     while behind := [run for run in runs if not run.finished]:
@@ -58,6 +60,7 @@ def learn_task(runs: Sequence[Run], index: int) -> None:
             Lesson(run, lessons[id(run)][-1]).consolidate()
     if learning:
         learning[0].backend.evaluate(learning, index)
+        _look_at_outputs(learning, index)
     for run in runs:
         if run not in learning:
             record_nothing(run)
@@ -91,6 +94,7 @@ def learn(lessons: Sequence[Lesson]) -> None:
                 if _due(lesson):
                     with lesson.run.drawing():
                         evaluate_within(lesson.run, lesson.run.progress.task)
+                        look_at_outputs(lesson.run, lesson.run.progress.task)
     for lesson in lessons:
         with lesson.run.drawing():
             lesson.end_part()
@@ -224,6 +228,12 @@ def _look(runs: Sequence[Run], looks: Sequence[Lookout], engine: Engine) -> None
             take_checkpoints(runs)
     if STOP.asked:
         raise Ended(STOP.asked)
+
+
+def _look_at_outputs(runs: Sequence[Run], moment: int | None) -> None:
+    for run in runs:
+        with run.drawing():
+            look_at_outputs(run, moment)
 
 
 def _prepare(run: Run, index: int) -> None:

@@ -24,7 +24,8 @@ from frostline.loop.progress import Progress, Row
 
 SCHEMA = "frostline.result/2"
 READABLE = ("frostline.result/1", SCHEMA)
-NAME, WITHIN = "result.json", "within.csv"
+NAME, WITHIN, OUTPUT_DRIFT = "result.json", "within.csv", "output_drift.csv"
+DRIFT_COLUMNS = ("task", "steps", "suite", "kl", "entropy", "same")
 REQUIRED = {
     "status": str, "config": dict, "seed": int, "stream": dict, "accuracy": list, "metrics": dict, "ledger": list,
     "totals": dict, "full_finetuning": dict, "training_state": list, "prefix_cache": list,
@@ -121,6 +122,7 @@ def result(
         "by_class": _by_class(stream, progress, config.get("trainer", {}).get("evaluate_on", "test")),
         "flips": progress.flips,  # after each task but the first: targets that became wrong, right, of how many
         "training_loss": [progress.training_loss(task.index) for task in stream.tasks],
+        "output_drift": progress.output_drift,
         "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
         "metrics": metrics_of(progress, len(stream)),
         "ledger": [dict(vars(row)) for row in meter.rows],
@@ -141,7 +143,14 @@ def metrics_of(progress: Progress, tasks: int) -> dict[str, float | None]:
         within=metrics.matrix(progress.within) if progress.within else None,
         aware=metrics.matrix(_filled(progress.aware, tasks)) if progress.aware else None,
         flips=progress.flips,
+        output_drift=_last_drift(progress.output_drift),
     )
+
+
+def _last_drift(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Return the mean over suites of the divergence at the last look; None where there was none."""
+    last = {row["suite"]: row["kl"] for row in rows}
+    return sum(last.values()) / len(last) if last else None
 
 
 def _by_class(stream: TaskStream, progress: Progress, which: str) -> dict[str, float]:
@@ -202,6 +211,15 @@ def write(folder: Path, content: dict[str, Any]) -> None:
             lines = csv.writer(f)
             lines.writerow(["task", "steps_taken", *content["stream"]["tasks"]])
             lines.writerows([int(task), int(steps), *row] for task, steps, *row in content["within"])
+    if rows := content.get("output_drift"):
+        with atomic_write(folder / OUTPUT_DRIFT) as f:
+            lines = csv.writer(f)
+            names = list(rows[0]["mass"])
+            blocks = [f"{kind} {i + 1}" for kind in ("attention", "mlp") for i in range(len(rows[0][kind]))]
+            lines.writerow([*DRIFT_COLUMNS, *(f"mass of {name}" for name in names), *blocks])
+            for row in rows:
+                masses = [row["mass"].get(name) for name in names]
+                lines.writerow([*(row[key] for key in DRIFT_COLUMNS), *masses, *row["attention"], *row["mlp"]])
     with atomic_write(folder / NAME) as f:
         # A line a key: json's own indent is ten times slower. No newline at the end: cut off, it would not be missed.
         lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]

@@ -77,7 +77,7 @@ class WandbTracker(Observer):
                 ),
             )
             self.run.define_metric("train/*", step_metric="train/step")
-            for name in ("accuracy/*", "cost/*", "held_out/*", *metrics.NAMES):
+            for name in ("accuracy/*", "cost/*", "held_out/*", "output_drift/*", *metrics.NAMES):
                 self.run.define_metric(name, step_metric="task")
 
     def task_done(self, run: Run, index: int) -> None:
@@ -90,6 +90,10 @@ class WandbTracker(Observer):
             values |= {f"accuracy/task_{j}": a for j, a in enumerate(rows[-1]) if a is not None}
             for name, suite in run.progress.held_out.items():
                 values |= {f"held_out/{name}/{key}": v[-1] for key, v in suite.items() if v[-1] is not None}
+            last = {row["suite"]: row for row in run.progress.output_drift}
+            for name, row in last.items():
+                values |= {f"output_drift/{name}/{key}": row[key] for key in ("kl", "entropy", "same")}
+                values |= {f"output_drift/{name}/mass of {group}": mass for group, mass in row["mass"].items()}
             for row in run.meter.rows:
                 if row.task == index:
                     values |= {f"cost/{row.phase}/{key}": getattr(row, key) for key in ("flops", "seconds")}

@@ -8,6 +8,7 @@ COLUMNS: dict[str, tuple[str, str, bool]] = {  # what a column is called, its un
     "worst_case_accuracy": ("worst-case accuracy", "", False),
     "anytime_accuracy": ("anytime accuracy", "", False),
     "forgetting": ("forgetting", "", True),
+    "output_drift": ("output drift", "nats", True),
     "stability_gap": ("stability gap", "", True),
     "intransigence": ("intransigence", "", True),
     "held_out_change": ("change on held-out data", "", False),

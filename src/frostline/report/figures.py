@@ -15,6 +15,7 @@ from frostline.core import metrics
 from frostline.core.files import atomic_write
 from frostline.records import curve
 from frostline.records.results import TRAINING_PHASES
+from frostline.report.drift_figure import output_drift
 
 ACCENT, FAINT = "#0b5394", "#9aa5b1"
 
@@ -27,6 +28,8 @@ def run_figures(folder: Path, content: dict[str, Any], kinds: Sequence[str] = ("
         figures["learning_curve"] = learning_curve(content, rows)
     if content.get("within"):
         figures["accuracy_within"] = accuracy_within(content)
+    if content.get("output_drift"):
+        figures["output_drift"] = output_drift(content)
     for name, figure in figures.items():
         save_figure(figure, target / name, kinds)
 

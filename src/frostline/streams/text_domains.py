@@ -1,6 +1,6 @@
 """Language modelling by domain: a task is a domain, a sample a window of its text, and every token asks for the next."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.documents import Documents, domains_in, fingerprint, is_test, pieces
 from frostline.streams.keeping import keep
 from frostline.streams.rows import Places, chosen, stem
-from frostline.streams.tokens import tokens_for
+from frostline.streams.tokens import groups_of, tokens_for
 
 BATCH = 256  # documents tokenised at once
 
@@ -31,6 +31,7 @@ def language(
     validation: float = 0.0,
     encoding: str = "utf-8",
     skip_unreadable: bool = False,
+    token_groups: Mapping[str, str] | None = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -43,9 +44,10 @@ def language(
     bytes. tokens_per_task, test_tokens: as many are read, all where None. Documents that say the same but for case, digits,
     spaces and punctuation are taken once. A hash of what they say decides whether they are among the `test_share` to test on,
     where the data have no test rows of their own; a document of more than 8,192 characters is several. They are joined end to
-    end, with a token between them, and cut into windows: a window may begin inside one, and see several; attention=within keeps
-    attention within a document (positions go on counting). validation: the share of the windows to
-    learn from that is held out, the last ones. No choice depends on the seed. The loss is in nats a token.
+    end, with a token between them, and cut into windows: a window may begin inside one, and see several; attention=within
+    keeps attention within a document (positions go on counting). token_groups: {name: pattern}, see trainer.output_drift.
+    validation: the share of the windows to learn from that is held out, the last ones. No choice depends on the seed. The
+    loss is in nats a token.
     """
     one_of("stream.attention", attention, ("across", "within"))
     in_range("stream.length", length, 2)
@@ -63,7 +65,17 @@ def language(
     suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0)) for name in held_out)
     name = "installed" if path is None else stem(path)
     end = tokens.end if attention == "within" else None
-    stream = TaskStream(f"language_{name}", "domain", tuple(made), tokens.size, (length,), online, suites, end=end)
+    stream = TaskStream(
+        f"language_{name}",
+        "domain",
+        tuple(made),
+        tokens.size,
+        (length,),
+        online,
+        suites,
+        end=end,
+        groups=groups_of(tokens, token_groups),
+    )
     return keep(stream, validation=validation)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from frostline.core.types import Suite, Task, TaskStream
 from frostline.streams.chat import Render, renderer, stretches
 from frostline.streams.keeping import keep
 from frostline.streams.rows import Places, Rows, chosen, places, stem
-from frostline.streams.tokens import Tokens, tokens_for
+from frostline.streams.tokens import Tokens, groups_of, tokens_for
 
 LEARN_FROM = ("answers", "last", "all")
 RIGHT = ("token", "answer")
@@ -38,6 +38,7 @@ def instructions(
     completion: str = "completion",
     messages: str = "messages",
     encoding: str = "utf-8",
+    token_groups: Mapping[str, str] | None = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -50,9 +51,9 @@ def instructions(
     what the accuracy matrix counts: tokens, each after the right ones before it, or whole answers, which is exact match with
     greedy decoding. Prompt and completion are ended by the token that ends a text, messages as their template ends them. What
     is longer than `length` is cut at its end; a row of whose answer nothing is left is left out, and a line says how many.
-    Rows that are the same are taken once; a hash decides whether one is among the `test_share` to test on, where the data have
-    no test rows of their own. validation: the share of the samples to learn from that is held out, the last ones. No choice
-    depends on the seed. The loss is in nats a token.
+    Rows that are the same are taken once; a hash decides whether one is among the `test_share` to test on, where the data
+    have no test rows of their own. token_groups: {name: pattern}, see trainer.output_drift. validation: the share of the
+    samples to learn from that is held out, the last ones. No choice depends on the seed. The loss is in nats a token.
     """
     in_range("stream.length", length, 2)
     in_range("stream.test_share", test_share, 0.001, 0.9)
@@ -77,7 +78,14 @@ def instructions(
         test = reading(name, Rows(known[name], encoding), learned=False)[1]
         suites.append(Suite(name, test.source(0, device), objective=objective))
     stream = TaskStream(
-        f"instructions_{stem(path)}", "domain", tuple(made), tokens.size, (length,), online, tuple(suites)
+        f"instructions_{stem(path)}",
+        "domain",
+        tuple(made),
+        tokens.size,
+        (length,),
+        online,
+        tuple(suites),
+        groups=groups_of(tokens, token_groups),
     )
     return keep(stream, validation=validation)
 

@@ -3,7 +3,8 @@
 import bisect
 import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,10 @@ class Tokens(Protocol):
 
     def documents(self, texts: list[str]) -> list[np.ndarray]:
         """Return each text's tokens, with the one that ends it."""
+        ...
+
+    def words(self) -> list[str]:
+        """Return the text of each token."""
         ...
 
     def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
@@ -45,6 +50,10 @@ class Bytes:
     def documents(self, texts: list[str]) -> list[np.ndarray]:
         """Return each text's tokens, with the one that ends it."""
         return [np.append(_octets(text), self.end) for text in texts]
+
+    def words(self) -> list[str]:
+        """Return each byte's character, where it is one alone."""
+        return [bytes([i]).decode("utf-8", "replace") for i in range(256)] + [""]
 
     def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
         """Return the tokens of the parts, and of each its part's mark; nothing begins a text."""
@@ -80,6 +89,10 @@ class FromFile:
         """Return each text's tokens, with the one that ends it."""
         return [np.array([*e.ids, self.end]) for e in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
 
+    def words(self) -> list[str]:
+        """Return each token's text, none of those that are no text."""
+        return self.tokenizer.decode_batch([[i] for i in range(self.size)])
+
     def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
         """Return the tokens of the parts joined to one text, and of each its part's mark."""
         found = self.tokenizer.encode("".join(text for text, _ in parts), add_special_tokens=False)
@@ -88,6 +101,25 @@ class FromFile:
         if not ends:
             return list(found.ids), marks
         return [*self.begins, *found.ids, self.answered], [*(False for _ in self.begins), *marks, parts[-1][1]]
+
+
+def groups_of(tokens: Tokens, patterns: Mapping[str, str] | None) -> dict[str, tuple[int, ...]]:
+    """Return the tokens whose text each pattern is found in, by the group's name; refuse one that none is."""
+    if not patterns:
+        return {}
+    words, found = tokens.words(), {}
+    for name, pattern in patterns.items():
+        try:
+            own = re.compile(str(pattern))
+        except re.error as error:
+            raise UsageError(f"stream.token_groups.{name}={pattern!r} is no regular expression: {error}.") from error
+        found[str(name)] = tuple(i for i, word in enumerate(words) if word and own.search(word))
+        if not found[str(name)]:
+            raise UsageError(
+                f"stream.token_groups.{name}={pattern!r}: none of the {len(words)} tokens has such a text. Theirs are, say, "
+                f"{', '.join(map(repr, words[-5:]))}."
+            )
+    return found
 
 
 def open_tokenizer(path: str) -> Any:
