@@ -7,7 +7,7 @@ from torch import nn
 from frostline.core.scope import Scope
 from frostline.core.structure import everything, head
 from frostline.loop.training import run_stream
-from frostline.models import mlp, vit
+from frostline.models import decoder, mlp, vit
 from frostline.selectors import LoRA
 
 small = partial(vit, patch=4, width=8, depth=2, heads=2)
@@ -89,3 +89,11 @@ def test_convolutions_in_groups_get_none():
 def test_a_run_without_adapters_is_refused(make_run):
     with pytest.raises(ValueError, match=r"no adapters: expected LoRA.prepare"):
         run_stream(make_run(selector=LoRA(warmup_tasks=0)))
+
+
+def test_a_head_that_shares_the_embeddings_weight_has_no_adapter():
+    model = decoder((16,), 61, 16, 2, 2, 1, 24)
+    LoRA(rank=2).prepare(model)
+    assert isinstance(model.head, nn.Linear)
+    assert not any("lora" in name for name, _ in model.head.named_parameters())
+    assert any("lora" in name for name, _ in model.named_parameters())

@@ -1,8 +1,8 @@
 """What is learned from: batches, sources of batches, tasks and streams of tasks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -154,13 +154,21 @@ class Suite:
     objective: Objective = classification
 
 
+class Writing(NamedTuple):
+    """What makes text of tokens, and the sequences of tokens of which any ends an answer."""
+
+    decode: Callable[[list[int]], str]
+    ends: tuple[tuple[int, ...], ...]
+
+
 @dataclass(frozen=True)
 class TaskStream:
     """A sequence of tasks; `classes` is the number of logits, `shape` the shape of one sample.
 
     padding: the token that fills up short texts and is none of them, None where samples are no texts. end: the token that ends
     a document, where tokens are to see those of their own document only. class_names: of each logit, where they are
-    known. groups: of words, whose share of what is said trainer.output_drift watches.
+    known. groups: of words, whose share of what is said trainer.output_drift watches. writing: of prompts with
+    answers, how tokens are read.
     """
 
     name: str
@@ -174,6 +182,7 @@ class TaskStream:
     end: int | None = None
     class_names: tuple[str, ...] = ()
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    writing: Writing | None = None
 
     def __repr__(self) -> str:
         learned, tested = (sum(len(getattr(task, part)) for task in self.tasks) for part in ("train", "test"))

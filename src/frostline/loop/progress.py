@@ -23,14 +23,14 @@ class Progress:
     prepared: tasks that the strategy has prepared the model for. task, part, step: where it is, the step of the open part
     over all its epochs. thawed: what the selector chose when the part began. change: what trains now. trained: all that
     trained in the open task. seen: samples of all training steps so far, by the shape of the model. plain: those that plain
-    fine-tuning would have seen, each task's own data in every pass. references: what full fine-tuning takes for one, likewise.
-    state_bytes: gradients and optimizer state, a task each. optimizer_memory: the optimizer's state of parameters that are
-    not in it now. within: a row for each evaluation within a task: the task, the steps taken, the accuracy on each.
+    fine-tuning would have seen, each task's own data in every pass. references: what full fine-tuning takes for one,
+    likewise. state_bytes: gradients and optimizer state, a task each. optimizer_memory: the optimizer's state of parameters
+    that are not in it now. within: a row for each evaluation within a task: the task, the steps taken, the accuracy on each.
     aware: accuracy where samples say which task they are of, which a class-incremental stream does not ask. right: which test
     targets of each learned task were right last, bool. flips: for each task but the first, how many targets of earlier tasks
-    became wrong, how many right, and of how many. retrained: which share of
-    each block's parameters trained, a task each. said: what was said at first on each suite; output_drift: how far what is said
-    has moved from it since, a row for each look. losses: of each task's training steps so far, their sum and number.
+    became wrong, how many right, and of how many. retrained: which share of each block's parameters trained, a task each.
+    said: what was said at first on each suite; output_drift: how far what is said has moved from it since, a row for each
+    look. answers: to prompts, a row each. losses: of each task's training steps so far, their sum and number.
     """
 
     prepared: int = 0
@@ -51,6 +51,7 @@ class Progress:
     held_out: dict[str, dict[str, Row]] = field(default_factory=dict)
     said: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     output_drift: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
     seen: dict[str, int] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)

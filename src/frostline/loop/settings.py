@@ -45,6 +45,7 @@ class TrainerConfig:
     evaluate_every: int | None = None
     evaluate_samples: int | None = None
     output_drift: int | None = None
+    answers: int | None = None
     sam: float = 0.0
     clip: float | None = None
     checkpoint_every_s: float = 60.0
@@ -66,6 +67,7 @@ class TrainerConfig:
             "evaluate_every",
             "evaluate_samples",
             "output_drift",
+            "answers",
         ):
             most = 4 * max(16, os.cpu_count() or 1) if name == "threads" else math.inf  # far more crash in OpenMP
             in_range(f"trainer.{name}", getattr(self, name), 1, most, whole=True)

@@ -15,6 +15,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = nn.Linear(features, classes, bias)
         self.original: dict[str, str] = {}  # names that its parts have in the library they come from, by ours
+        self.whole: tuple[nn.Module, ...] = ()  # the uncut net that shares the parts, which can generate
 
     def blocks(self) -> list[str]:
         """Return the module names of the backbone's blocks that hold parameters, shallow first."""

@@ -51,6 +51,7 @@ def causal_lm(
     output = net.get_output_embeddings()
     model = Classifier(cut(net.base_model, shape[0], every=True), output.in_features, known, output.bias is not None)
     model.head = output
+    model.whole = (net,)
     refuse_missing(missing & set(named.values()), len(named), f"model.path={path!r}")
     return original_names(model, named)
 

@@ -43,6 +43,7 @@ class Attention(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    past: tuple[Tensor, ...] | None = None  # keys and values of the tokens before, where they are kept
 
     def __init__(self, width: int, heads: int, kv_heads: int, length: int, theta: float):
         super().__init__()
@@ -59,18 +60,25 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, among: Tensor | None = None) -> Tensor:
         """Return [B, L, D] from [B, L, D]; among [B, L]: tokens with different numbers do not see one another."""
+        start = self.past[0].shape[2] if self.past else 0
         q, k, v = (p(x).unflatten(-1, (-1, self.size)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = self._turned(q, start), self._turned(k, start)
+        if self.past is not None:
+            k, v = (
+                (torch.cat((old, new), 2) for old, new in zip(self.past, (k, v), strict=True)) if self.past else (k, v)
+            )
+            self.past = (k, v)
         found = F.scaled_dot_product_attention(
-            self._turned(q), self._turned(k), v, None if among is None else within(among), is_causal=among is None,
+            q, k, v, None if among is None else within(among), is_causal=among is None and q.shape[2] > 1,
             enable_gqa=q.shape[1] != k.shape[1],
         )  # fmt: skip
         return self.o_proj(found.transpose(1, 2).flatten(2))
 
-    def _turned(self, x: Tensor) -> Tensor:
-        """Return queries or keys [B, H, L, d] turned by their places (Su et al. 2021, arXiv 2104.09864)."""
-        length = x.shape[2]
+    def _turned(self, x: Tensor, start: int) -> Tensor:
+        """Return queries or keys [B, H, L, d] turned by their places, from `start` on (Su et al. 2021, arXiv 2104.09864)."""
+        here = slice(start, start + x.shape[2])
         first, second = x.chunk(2, -1)
-        return torch.addcmul(x * self.cos[:length], torch.cat((second, first), -1), self.sin[:length])
+        return torch.addcmul(x * self.cos[here], torch.cat((second, first), -1), self.sin[here])
 
 
 class SwiGLU(nn.Module):

@@ -24,7 +24,7 @@ from frostline.loop.progress import Progress, Row
 
 SCHEMA = "frostline.result/2"
 READABLE = ("frostline.result/1", SCHEMA)
-NAME, WITHIN, OUTPUT_DRIFT = "result.json", "within.csv", "output_drift.csv"
+NAME, WITHIN, OUTPUT_DRIFT, ANSWERS = "result.json", "within.csv", "output_drift.csv", "answers.jsonl"
 DRIFT_COLUMNS = ("task", "steps", "suite", "kl", "entropy", "same")
 REQUIRED = {
     "status": str, "config": dict, "seed": int, "stream": dict, "accuracy": list, "metrics": dict, "ledger": list,
@@ -123,6 +123,7 @@ def result(
         "flips": progress.flips,  # after each task but the first: targets that became wrong, right, of how many
         "training_loss": [progress.training_loss(task.index) for task in stream.tasks],
         "output_drift": progress.output_drift,
+        "answers": _answered(progress.answers),
         "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
         "metrics": metrics_of(progress, len(stream)),
         "ledger": [dict(vars(row)) for row in meter.rows],
@@ -145,6 +146,18 @@ def metrics_of(progress: Progress, tasks: int) -> dict[str, float | None]:
         flips=progress.flips,
         output_drift=_last_drift(progress.output_drift),
     )
+
+
+def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how many answers there were to each task's prompts after each, and their mean scores."""
+    found: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["after"], row["of"]), []).append(row)
+    return [
+        {"after": after, "of": of, "prompts": len(own)}
+        | {key: sum(row[key] for row in own) / len(own) for key in ("exact", "rouge_l")}
+        for (after, of), own in found.items()
+    ]
 
 
 def _last_drift(rows: Sequence[dict[str, Any]]) -> float | None:

@@ -1,11 +1,13 @@
 """What writes a run's result.json and spreadsheets while it goes on."""
 
+import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from frostline.core.checks import UsageError
+from frostline.core.files import atomic_write
 from frostline.core.structure import everything
 from frostline.loop.run import Observer, Run
 from frostline.records import results
@@ -37,6 +39,9 @@ class ResultWriter(Observer):
         """Write and return the result as it stands."""
         begin = time.monotonic()
         content = contents_of(run, self.config, status, error)
+        if run.progress.answers:
+            with atomic_write(self.folder / results.ANSWERS) as f:
+                f.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in run.progress.answers)
         results.write(self.folder, content)
         self.written, self.took = time.monotonic(), time.monotonic() - begin
         return content

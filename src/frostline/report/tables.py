@@ -36,6 +36,26 @@ def perplexity_tables(content: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def answer_tables(content: dict[str, Any]) -> list[Table]:
+    """Return how many answers to test prompts were right to the letter and how many words they share; else nothing."""
+    rows = content.get("answers") or []
+    if not rows:
+        return []
+    table = Table(
+        title="Answers: exact / ROUGE-L", box=SIMPLE_HEAD, caption="all are in answers.jsonl"
+    )
+    of = list(dict.fromkeys(row["of"] for row in rows))
+    for head in ("after", *map(escape, of)):
+        table.add_column(head, justify="left" if head == "after" else "right")
+    for after in dict.fromkeys(row["after"] for row in rows):
+        cells = []
+        for name in of:
+            own = next((row for row in rows if row["of"] == name and row["after"] == after), None)
+            cells.append("" if own is None else f"{own['exact']:.2f} / {own['rouge_l']:.2f}")
+        table.add_row("untrained" if after is None else escape(content["stream"]["tasks"][after]), *cells)
+    return [table]
+
+
 def _exponents(rows: list[list[float | None]]) -> list[list[float | None]]:
     return [[None if value is None else math.exp(min(value, 700.0)) for value in row] for row in rows]
 

@@ -16,6 +16,7 @@ from frostline.report.outcome import as_sentence, sentence
 from frostline.report.tables import (
     accuracy_table,
     against_full_lines,
+    answer_tables,
     bill_table,
     metrics_table,
     perplexity_tables,
@@ -129,7 +130,13 @@ class TerminalReport(Observer):
         with self.console:  # written in one piece: other runs may write there too
             if not self.brief:
                 bill = bill_table(content, self.console.width)
-                for table in (accuracy_table(content), *perplexity_tables(content), metrics_table(content), bill):
+                for table in (
+                    accuracy_table(content),
+                    *perplexity_tables(content),
+                    *answer_tables(content),
+                    metrics_table(content),
+                    bill,
+                ):
                     self.console.print(table)
                 for line in (*token_lines(content), *against_full_lines(content), *saving_lines(content)):
                     self.console.print(line, soft_wrap=True)

@@ -1,6 +1,7 @@
 """Low-rank adapters beside frozen layers."""
 
 import re
+import warnings
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -43,7 +44,9 @@ class LoRA(Selector):
             raise UsageError("selector=lora needs PEFT: pip install 'frostline[text]'.") from error
         targets = self._targets(model)
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=targets)  # type: ignore[arg-type]
-        inject_adapter_in_model(config, model)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fan_in_fan_out")  # PEFT sets it for each layer as it must be
+            inject_adapter_in_model(config, model)
         for p in model.parameters():
             p.requires_grad_(True)  # what trains is the scope's business
         for module in model.modules():
@@ -70,6 +73,7 @@ class LoRA(Selector):
             and getattr(module, "groups", 1) == 1  # PEFT has none for every number of groups, and merges none
             and name  # a model that is one layer is no part of another
             and name not in outside | inner
+            and name.partition(".")[0] != "head"  # one that shares the embedding's weight has no parameter of its own
         ]
         targets = [name for name in fitting if any(re.search(pattern, name) for pattern in self.include)]
         if not targets:

@@ -86,6 +86,7 @@ def instructions(
         online,
         tuple(suites),
         groups=groups_of(tokens, token_groups),
+        writing=tokens.writing(),
     )
     return keep(stream, validation=validation)
 

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from frostline.core.checks import UsageError
+from frostline.core.types import Writing
 
+ENDS_OF_ANSWERS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_turn|>")
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 
 
@@ -27,6 +29,10 @@ class Tokens(Protocol):
 
     def words(self) -> list[str]:
         """Return the text of each token."""
+        ...
+
+    def writing(self) -> Writing:
+        """Return what makes text of tokens, and what ends an answer."""
         ...
 
     def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
@@ -54,6 +60,11 @@ class Bytes:
     def words(self) -> list[str]:
         """Return each byte's character, where it is one alone."""
         return [bytes([i]).decode("utf-8", "replace") for i in range(256)] + [""]
+
+    def writing(self) -> Writing:
+        """Return what makes text of bytes, and what ends an answer."""
+        marks = tuple(tuple(mark.encode()) for mark in ENDS_OF_ANSWERS)
+        return Writing(lambda ids: bytes(i for i in ids if i < 256).decode("utf-8", "replace"), ((self.end,), *marks))
 
     def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
         """Return the tokens of the parts, and of each its part's mark; nothing begins a text."""
@@ -92,6 +103,17 @@ class FromFile:
     def words(self) -> list[str]:
         """Return each token's text, none of those that are no text."""
         return self.tokenizer.decode_batch([[i] for i in range(self.size)])
+
+    def writing(self) -> Writing:
+        """Return what makes text of tokens, and what ends an answer."""
+        numbers = [self.tokenizer.token_to_id(name) for name in (*ENDS, *ENDS_OF_ANSWERS)]
+        ends = {(number,) for number in (self.end, self.answered, *numbers) if number is not None}
+        spelt = {
+            tuple(self.tokenizer.encode(mark, add_special_tokens=False).ids)
+            for mark in ENDS_OF_ANSWERS
+            if self.tokenizer.token_to_id(mark) is None
+        }
+        return Writing(self.tokenizer.decode, tuple(sorted(ends | spelt)))
 
     def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
         """Return the tokens of the parts joined to one text, and of each its part's mark."""
