@@ -81,15 +81,12 @@ class TensorSource:
     def batches(
         self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
     ) -> Iterator[Batch]:
-        """Yield index slices; the order goes to the device once."""
-        chosen = slice(start * size, None) if order is None else order[start * size :]
-        columns = [c[chosen].to(self.x.device) for c in (self.rows, self.labels, self.task, self._ids)]
-        if not len(columns[0]):
-            return
-        for part in zip(
-            *(column.split(256 * size) for column in columns), strict=True
-        ):  # a view each would take gigabytes
-            yield from self._cut(part, size, samples)
+        """Yield index slices; the order goes to the device in large pieces."""
+        order = torch.arange(len(self)) if order is None else order
+        for places in order[start * size :].split(256 * size):  # texts have many labels: all at once are gigabytes
+            columns = [c[places].to(self.x.device) for c in (self.rows, self.labels, self.task, self._ids)]
+            if len(places):
+                yield from self._cut(columns, size, samples)
 
     def _cut(self, columns: Sequence[Tensor], size: int, samples: bool) -> Iterator[Batch]:
         for row, y, task, index in zip(*(column.split(size) for column in columns), strict=True):

@@ -41,9 +41,7 @@ def answer_tables(content: dict[str, Any]) -> list[Table]:
     rows = content.get("answers") or []
     if not rows:
         return []
-    table = Table(
-        title="Answers: exact / ROUGE-L", box=SIMPLE_HEAD, caption="all are in answers.jsonl"
-    )
+    table = Table(title="Answers: exact / ROUGE-L", box=SIMPLE_HEAD, caption="all are in answers.jsonl")
     of = list(dict.fromkeys(row["of"] for row in rows))
     for head in ("after", *map(escape, of)):
         table.add_column(head, justify="left" if head == "after" else "right")

@@ -9,6 +9,7 @@ from frostline.core.checks import UsageError, in_range
 from frostline.core.rng import generator
 from frostline.core.sources import TensorSource
 from frostline.core.types import Source, TaskStream
+from frostline.streams.token_files import FileWindows
 
 
 def keep(
@@ -72,6 +73,8 @@ def _held_out(source: Source, share: float, seed: int, task: int) -> Tensor:
 
 
 def _part(source: Source, which: Tensor) -> Source:
+    if isinstance(source, FileWindows):
+        return source.part(which)
     if not isinstance(source, TensorSource):
         raise UsageError(f"{type(source).__name__}: no part of it can be kept apart. Expected samples in memory.")
     return TensorSource(

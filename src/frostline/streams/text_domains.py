@@ -1,6 +1,8 @@
 """Language modelling by domain: a task is a domain, a sample a window of its text, and every token asks for the next."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +11,11 @@ from tqdm import tqdm
 
 from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.sources import TensorSource
-from frostline.core.types import Suite, Task, TaskStream
-from frostline.streams.documents import Documents, domains_in, fingerprint, is_test, pieces
+from frostline.core.types import Source, Suite, Task, TaskStream
+from frostline.streams.documents import PIECE, TEXTS, Documents, domains_in, fingerprint, is_test, pieces
 from frostline.streams.keeping import keep
-from frostline.streams.rows import Places, chosen, stem
+from frostline.streams.rows import ENDINGS, Places, chosen, places, stem
+from frostline.streams.token_files import FileWindows, TokenFile, files_of
 from frostline.streams.tokens import groups_of, tokens_for
 
 BATCH = 256  # documents tokenised at once
@@ -32,6 +35,7 @@ def language(
     encoding: str = "utf-8",
     skip_unreadable: bool = False,
     token_groups: Mapping[str, str] | None = None,
+    token_folder: str | None = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -46,8 +50,8 @@ def language(
     where the data have no test rows of their own; a document of more than 8,192 characters is several. They are joined end to
     end, with a token between them, and cut into windows: a window may begin inside one, and see several; attention=within
     keeps attention within a document (positions go on counting). token_groups: {name: pattern}, see trainer.output_drift.
-    validation: the share of the windows to learn from that is held out, the last ones. No choice depends on the seed. The
-    loss is in nats a token.
+    token_folder: where tokens are kept in files, four bytes each, and read as they are needed. validation: the share of the
+    windows to learn from that is held out, the last ones. No choice depends on the seed. The loss is in nats a token.
     """
     one_of("stream.attention", attention, ("across", "within"))
     in_range("stream.length", length, 2)
@@ -57,12 +61,19 @@ def language(
     domains = domains_in(path, encoding, skip_unreadable)
     names = chosen(domains, tasks, held_out, mixtures=True)
     tokens = tokens_for(tokenizer)
-    reading = _Reading(domains, tokens.documents, test_share, (tokens_per_task, test_tokens), length, device)
+    places_of: Places = {} if path is None else places(path, (*TEXTS, *ENDINGS))
+    reading = _Reading(
+        domains, tokens.documents, test_share, (tokens_per_task, test_tokens), length, device,
+        files=None if token_folder is None else files_of(
+            Path(token_folder).expanduser(), places_of, [tokenizer or ""], test_share, tokens_per_task, test_tokens, encoding,
+            skip_unreadable, PIECE,
+        ),
+    )  # fmt: skip
     made = []
     for t, name in enumerate(names):
-        train, test = (_windows(side, length, t) for side in reading.of(name))
+        train, test = (_windows(side, length, t, device) for side in reading.of(name))
         made.append(Task(t, f"{t}: {name}", (), train, test))
-    suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0)) for name in held_out)
+    suites = tuple(Suite(name, _windows(reading.of(name)[1], length, 0, device)) for name in held_out)
     name = "installed" if path is None else stem(path)
     end = tokens.end if attention == "within" else None
     stream = TaskStream(
@@ -85,8 +96,8 @@ Encode = Callable[[list[str]], list[np.ndarray]]  # each document's tokens, with
 class _Side:
     """The tokens of a domain to learn from, or to test on: documents end to end, up to a limit."""
 
-    def __init__(self, encode: Encode, limit: int | None):
-        self.encode, self.limit = encode, limit
+    def __init__(self, encode: Encode, limit: int | None, file: TokenFile | None = None):
+        self.encode, self.limit, self.file = encode, limit, file
         self.waiting: list[str] = []
         self.found: list[np.ndarray] = []
         self.count = 0
@@ -106,14 +117,19 @@ class _Side:
 
     def flush(self) -> int:
         before = self.count
-        for tokens in self.encode(self.waiting):
-            self.found.append(tokens)
+        if self.waiting:
+            tokens = np.concatenate(self.encode(self.waiting), dtype=np.int32)
+            tokens = tokens if self.limit is None else tokens[: max(0, self.limit - self.count)]
+            (self.found if self.file is None else self.file).append(tokens)
             self.count += len(tokens)
         self.waiting.clear()
         return self.count - before
 
-    def tokens(self) -> Tensor:
-        return torch.from_numpy(np.concatenate(self.found)[: self.limit].astype(np.int64))
+    def tokens(self) -> Tensor | TokenFile:
+        if self.file is not None:
+            self.file.close()
+            return self.file
+        return torch.from_numpy(np.concatenate(self.found, dtype=np.int64))
 
 
 class _Reading:
@@ -121,13 +137,22 @@ class _Reading:
 
     def __init__(
         self, domains: dict[str, Documents], encode: Encode, share: float, limits: Sequence[int | None], length: int,
-        device: str,
+        device: str, files: Callable[[str], list[TokenFile]] | None = None,
     ):  # fmt: skip
         self.domains, self.encode, self.share, self.length, self.device = domains, encode, share, length, device
-        self.limits = limits
-        self.known: dict[str, list[Tensor]] = {}
+        self.limits, self.files = limits, files
+        self.known: dict[str, list[Any]] = {}
 
-    def of(self, name: str) -> list[Tensor]:
+    def of(self, name: str) -> list[Any]:
+        """Return the tokens to learn from and to test on: tensors, or files."""
+        if name not in self.known and self.files is not None:
+            if "+" in name:
+                raise UsageError(
+                    f"stream.token_folder keeps the tokens of one domain in a file: {name!r} are several. Expected "
+                    "stream.token_folder=null, or one domain a task."
+                )
+            files = self.files(name)
+            self.known[name] = files if all(f.complete for f in files) else self._read(name, self.limits, files)
         if name not in self.known:
             parts = name.split("+")
             limits = [None if limit is None else -(-limit // len(parts)) for limit in self.limits]
@@ -138,8 +163,9 @@ class _Reading:
             self.known[name] = [torch.cat(list(side)).to(self.device) for side in sides]
         return self.known[name]
 
-    def _read(self, name: str, limits: Sequence[int | None]) -> list[Tensor]:
-        sides, seen = [_Side(self.encode, limit) for limit in limits], set[bytes]()
+    def _read(self, name: str, limits: Sequence[int | None], files: Sequence[Any] = (None, None)) -> list[Any]:
+        sides = [_Side(self.encode, limit, file) for limit, file in zip(limits, files, strict=True)]
+        seen = set[bytes]()
         with tqdm(
             total=limits[0], desc=f"reading {name}", unit=" tokens", leave=False, delay=2, unit_scale=True
         ) as bar:
@@ -161,7 +187,9 @@ class _Reading:
         return [side.tokens() for side in sides]
 
 
-def _windows(tokens: Tensor, length: int, task: int) -> TensorSource:
+def _windows(tokens: Tensor | TokenFile, length: int, task: int, device: str) -> Source:
     """Return windows of the tokens, each with the same one token further as its targets; both are views."""
+    if isinstance(tokens, TokenFile):
+        return FileWindows(tokens, length, task, device)
     x, y = tokens[:-1].unfold(0, length, length), tokens[1:].unfold(0, length, length)
     return TensorSource(x, y, torch.arange(len(x)), task)
