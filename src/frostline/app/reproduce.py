@@ -38,7 +38,7 @@ from frostline.report.reproductions import (
 ARGUMENTS = "arguments.json"
 NO_FIGURE = (  # change no figure: where it runs, what it costs there, where the same files are
     "trainer.device", "trainer.threads", "cost", "tracking", "stream.workers", "stream.data_root", "stream.path",
-    "model.checkpoint", "model.path", "model.weights",
+    "stream.groups", "stream.token_folder", "model.checkpoint", "model.path", "model.weights",
 )  # fmt: skip
 
 
