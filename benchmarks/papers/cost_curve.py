@@ -20,6 +20,10 @@ FAMILIES = {  # prefix of the name -> label, colour
     "head": ("head only", "#0b8a8a"),
     "lora": ("LoRA", "#741b47"),
     "norms": ("norms and head", "#7f6000"),
+    "attention": ("attention projections", "#a64d79"),
+    "ncm": ("nearest class mean", "#e69138"),
+    "slda": ("SLDA", "#6aa84f"),
+    "ranpac": ("RanPAC", "#3d85c6"),
 }
 
 
@@ -50,7 +54,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def draw(table: list[dict[str, Any]]) -> Figure:
     """Return accuracy and forgetting against the share of full fine-tuning's seconds."""
-    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     for place, column in enumerate(("average_accuracy", "forgetting")):
         axes = figure.add_subplot(1, 2, place + 1)
         for prefix, (label, colour) in FAMILIES.items():
@@ -74,7 +78,8 @@ def draw(table: list[dict[str, Any]]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     full = next(row for row in table if row["configuration"] == "full")["average_accuracy"]
     figure.axes[0].axhspan(full - 0.01, full + 0.01, color="#333333", alpha=0.12, linewidth=0)
-    figure.axes[0].legend(loc="best", frameon=False, fontsize=8)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 
