@@ -42,6 +42,7 @@ OWN: dict[str, tuple[str, tuple[float, ...]]] = {  # the number that matters mos
     "gpm": ("threshold", (0.95, 0.99)), "owm": ("alpha", (0.1, 1)), "hat": ("sparsity", (0.1, 0.75)),
     "packnet": ("prune", (0.5, 0.75)), "continual_backprop": ("rate", (1e-4, 1e-3)), "redo": ("threshold", (0.01, 0.1)),
     "wise_ft": ("share", (0.5, 0.8)), "ema": ("decay", (0.99, 0.999)), "slca": ("slow", (0.01, 0.1)),
+    "layer_rates": ("decay", (0.5, 0.8)),
     "osf": ("share", (0.3, 0.6)), "o_lora": ("strength", (0.05, 0.5)),
     "shrink_and_perturb": ("shrink", (0.5, 0.8)), "task_arithmetic": ("scale", (0.3, 1)), "ties": ("keep", (0.2, 0.5)),
 }  # fmt: skip

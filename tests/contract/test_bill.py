@@ -24,6 +24,7 @@ WHOLE = {
     "weighted_replay": (1, 1), "fdr": (1.5, 3), "gdumb": (0.5, 3), "icarl": (3, 6), "scr": (8, 25),
     "gem": (2, 12), "agem": (1.5, 3), "gpm": (1.01, 20), "ogd": (1.05, 20), "owm": (1.01, 20),
     "wa": (1, 1), "bic": (0.8, 1.3), "lucir": (2, 6), "il2m": (2, 5), "cwr_star": (1, 1), "slca": (1.1, 20),
+    "layer_rates": (1, 1),
     "packnet": (1.3, 1.8), "hat": (1, 1), "continual_backprop": (1, 1.01), "redo": (1, 1), "shrink_and_perturb": (1, 1),
     "pnn": (2, 4), "osf": (1.3, 2.5), "o_lora": (1.005, 1.05),
     "ema": (1, 1), "wise_ft": (1, 1), "task_arithmetic": (1, 1), "ties": (1, 1),
@@ -31,7 +32,8 @@ WHOLE = {
     "ncm": (0.1, 0.6), "slda": (0.1, 0.9), "fecam": (0.1, 3), "ranpac": (0.1, 3), "acil": (0.1, 3),
 }  # fmt: skip
 KEEPING_NOTHING = (
-    "finetune", "partial", "frozen", "er_ace", "weighted_replay", "er_aml", "l2p", "dualprompt", "coda_prompt", "wa", "redo",
+    "layer_rates", "finetune", "partial", "frozen", "er_ace", "weighted_replay", "er_aml", "l2p", "dualprompt", "coda_prompt", "wa",
+    "redo",
     "shrink_and_perturb",
 )  # fmt: skip
 BY_TASK = ("packnet", "hat", "pnn", "independent")  # decide each task by itself

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.app.targets import check_target, plain
 from frostline.core.checks import UsageError, in_range, nearest, one_of
+from frostline.core.peaks import PEAKS, peak
 from frostline.loop.settings import TrainerConfig
 
 MAY_CHANGE = (  # on a resume: what decides where and how fast, not what is learned
@@ -38,6 +39,8 @@ class CostConfig:
     energy: str = "off"
     country_iso_code: str = "USA"
     reference_steps: int = 3
+    device: str | None = None
+    utilisation: float = 0.4
     watts: float | None = None
     carbon_g_per_kwh: float | None = None
     priced_on: str | None = None
@@ -161,6 +164,9 @@ def check(cfg: DictConfig) -> None:
     in_range("seed", cfg.seed, 0, whole=True)
     trainer_config(cfg)
     in_range("cost.reference_steps", cfg.cost.reference_steps, 0)
+    in_range("cost.utilisation", cfg.cost.utilisation, 0, 1, above=True)
+    if cfg.cost.device is not None and peak(str(cfg.cost.device), "float32") is None:
+        raise UsageError(f"cost.device={cfg.cost.device!r}: not known. Expected one of {', '.join(PEAKS)}, or null.")
     for kind in cfg.figures:
         one_of("figures", kind, ("png", "pdf", "svg"))
     one_of("cost.energy", cfg.cost.energy, ("off", "codecarbon"))

@@ -17,6 +17,7 @@ import torch
 from frostline.core import metrics
 from frostline.core.files import atomic_write
 from frostline.core.objectives import Classification
+from frostline.core.peaks import utilisation
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter, totals
 from frostline.costs.meter import COLUMNS, LEARNING
@@ -131,6 +132,7 @@ def result(
         "uncounted_operators": sorted(meter.uncounted),
         "retrained": progress.retrained,
         "full_finetuning": full,
+        "utilisation": _utilisation(config, device, full),
         "training_state": progress.state_bytes,
         "prefix_cache": prefix_cache,
     }
@@ -146,6 +148,15 @@ def metrics_of(progress: Progress, tasks: int) -> dict[str, float | None]:
         flips=progress.flips,
         output_drift=_last_drift(progress.output_drift),
     )
+
+
+def _utilisation(config: dict[str, Any], device: torch.device, full: dict[str, float | None]) -> float | None:
+    """Return which share of the device's peak learning reached, where that is known."""
+    if device.type != "cuda":
+        return None
+    precision = config.get("trainer", {}).get("precision", "float32")
+    name = torch.cuda.get_device_name(device)
+    return utilisation(full["learning_flops"] or 0, full["learning_seconds"] or 0, name, precision)
 
 
 def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

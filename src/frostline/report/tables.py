@@ -139,6 +139,10 @@ def against_full_lines(content: dict[str, Any]) -> list[str]:
     saving = f"This run's learning took {full['flops_ratio']:.2f} of those FLOPs"
     if full["seconds_ratio"]:
         saving += f" and {full['seconds_ratio']:.2f} of those seconds"
+    if (share := content.get("utilisation")) is not None:
+        lines.append(
+            f"Learning reached {share:.1%} of the device's peak in {content['config']['trainer']['precision']}."
+        )
     return [*lines, saving + "."]
 
 

@@ -29,6 +29,7 @@ from frostline.strategies.il2m import IL2M
 from frostline.strategies.joint import Cumulative, Joint
 from frostline.strategies.l2_sp import L2SP
 from frostline.strategies.l2p import L2P
+from frostline.strategies.layer_rates import LayerRates
 from frostline.strategies.lucir import LUCIR
 from frostline.strategies.lwf import LwF
 from frostline.strategies.mas import MAS
@@ -97,6 +98,7 @@ __all__ = [
     "ICaRL",
     "Independent",
     "Joint",
+    "LayerRates",
     "LwF",
     "OLoRA",
     "PackNet",
