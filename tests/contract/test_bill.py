@@ -32,7 +32,8 @@ WHOLE = {
     "ncm": (0.1, 0.6), "slda": (0.1, 0.9), "fecam": (0.1, 3), "ranpac": (0.1, 3), "acil": (0.1, 3),
 }  # fmt: skip
 KEEPING_NOTHING = (
-    "layer_rates", "finetune", "partial", "frozen", "er_ace", "weighted_replay", "er_aml", "l2p", "dualprompt", "coda_prompt", "wa",
+    "layer_rates", "finetune", "partial", "frozen", "er_ace", "weighted_replay", "er_aml",
+    "l2p", "dualprompt", "coda_prompt", "wa",
     "redo",
     "shrink_and_perturb",
 )  # fmt: skip
