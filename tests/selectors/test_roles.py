@@ -1,10 +1,12 @@
 import pytest
 
+from frostline.core.checks import UsageError
 from frostline.core.structure import everything, head
 from frostline.models import Classifier, slim_resnet18, timm_model, vit
 from frostline.models.staging import staged
 from frostline.selectors import Role
 from frostline.selectors.roles import names_of_role
+from tests.models.test_llama import transformers
 from tests.models.test_transformers import tiny
 
 # Of the first block, without its prefix: weights only.
@@ -112,3 +114,64 @@ def test_values_that_share_a_tensor_with_queries_are_refused():
     net = vit((3, 16, 16), 4, patch=4, width=8, depth=2, heads=2)
     with pytest.raises(ValueError, match="q, k and v in one tensor"):
         Role(role="attention_vo").check(net, None)
+
+
+def multimodal(family):
+    language = {
+        "vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    if family == "llava":
+        vision = transformers.CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=16,
+            patch_size=8,
+        )
+        text = transformers.LlamaConfig(**language)
+        return transformers.LlavaForConditionalGeneration(
+            transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=98)
+        )
+    language["rope_scaling"] = {"type": "mrope", "mrope_section": [2, 1, 1]}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "out_hidden_size": 32,
+        "patch_size": 8,
+    }
+    return transformers.Qwen2_5_VLForConditionalGeneration(
+        transformers.Qwen2_5_VLConfig(text_config=language, vision_config=vision)
+    )
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen"])
+def test_a_model_that_sees_has_three_parts_and_the_language_models_roles(family):
+    """Zhu et al. 2025 thaw the language model's projections; the vision tower has some of the same names."""
+    model = multimodal(family)
+    parts = [names_of_role(model, part) for part in ("vision_tower", "projector", "language_model")]
+    assert all(parts)
+    assert frozenset().union(*parts) == everything(model)
+    assert sum(map(len, parts)) == len(everything(model))
+    projections = names_of_role(model, "attention_projections")
+    assert {name.split("self_attn.")[-1] for name in projections} >= {"q_proj.weight", "o_proj.weight"}
+    assert projections < parts[2]
+    assert len([name for name in projections if name.endswith("o_proj.weight")]) == 2
+    gates = names_of_role(model, "mlp_gate_up")
+    assert {name.rsplit(".", 2)[-2] for name in gates} == {"gate_proj", "up_proj"}
+    assert gates < parts[2]
+    seen = names_of_role(model, "attention_projections", "vision_tower")
+    assert seen
+    assert seen < parts[0]
+    rule = Role(role="mlp", part="vision_tower", with_head=False)
+    assert rule.choose(model, None, None) < parts[0]
+
+
+def test_a_part_that_is_not_there_is_refused():
+    with pytest.raises(UsageError, match=r"selector\.role='projector': the model has none"):
+        Role(role="projector").check(tiny("llama"), None)
+    with pytest.raises(UsageError, match=r"selector\.part"):
+        Role(part="tower")

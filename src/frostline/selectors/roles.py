@@ -25,28 +25,39 @@ BY_NAME = {
     "mlp_down": DOWN,
     "mlp": f"{UP}|{DOWN}",
 }
-ROLES = (*BY_NAME, "norms", "biases", "embeddings")
+# Of models that see: LLaVA-like and Qwen-VL-like ones.
+PARTS = {
+    "language_model": r"\.(language_model|lm_head)\.",
+    "projector": r"\.(multi_modal_projector|projector|connector|visual\.merger)\.",
+    "vision_tower": r"\.(vision_tower|vision_model|visual)\.(?!merger\.)",
+}
+ROLES = (*BY_NAME, "norms", "biases", "embeddings", *PARTS)
 
 
 @dataclass
 class Role(Selector):
     """Thaw the parameters with one role, and the head (Zhu et al. 2025, arXiv 2510.08564).
 
-    role: attention_projections (q, k, v and o), attention_qkv, attention_vo (v and o), mlp, mlp_gate_up (gate and up thaw, down
-    stays frozen; in an MLP without a gate the first layer), mlp_down, norms, biases (all of them, as in BitFit), embeddings.
-    with_head: the classifier too.
+    role: attention_projections (q, k, v and o), attention_qkv, attention_vo (v and o), mlp, mlp_gate_up (gate and up thaw,
+    down stays frozen; in an MLP without a gate the first layer), mlp_down, norms, biases (all of them, as in BitFit),
+    embeddings; of models that see also vision_tower, projector, language_model. with_head: the classifier too. part: of which
+    part of such a model the role is; null takes the language model's where there is one, as the paper does, and all of a
+    model without parts.
     """
 
     role: str = "attention_projections"
     with_head: bool = True
+    part: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("selector.role", self.role, ROLES)
+        if self.part is not None:
+            one_of("selector.part", self.part, PARTS)
 
     def check(self, model: nn.Module, costs: TaskCosts) -> None:
-        if not names_of_role(model, self.role) - head(model):
-            found = [role for role in ROLES if names_of_role(model, role) - head(model)]
+        if not names_of_role(model, self.role, self.part) - head(model):
+            found = [role for role in ROLES if names_of_role(model, role, self.part) - head(model)]
             raise UsageError(
                 f"selector.role={self.role!r}: the model has none. Its layers are {', '.join(list(layers(model))[:4])}, ...; "
                 f"expected one of {', '.join(found) or 'the rules by depth, such as selector=last_k'}."
@@ -60,12 +71,24 @@ class Role(Selector):
             )
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
-        names = names_of_role(model, self.role)
+        names = names_of_role(model, self.role, self.part)
         return names | head(model) if self.with_head else names
 
 
-def names_of_role(model: nn.Module, role: str) -> frozenset[str]:
-    """Return the full names of the parameters with this role; none where the model has no such part."""
+def names_of_role(model: nn.Module, role: str, part: str | None = None) -> frozenset[str]:
+    """Return the full names of the parameters with this role, see Role; none where the model has no such part."""
+    if role in PARTS:
+        return _of_part(model, role)
+    sees = _of_part(model, "vision_tower") and _of_part(model, "language_model")
+    return _by_role(model, role) & (_of_part(model, part or "language_model") if part or sees else everything(model))
+
+
+def _of_part(model: nn.Module, part: str) -> frozenset[str]:
+    pattern = re.compile(PARTS[part])
+    return frozenset(n for n in everything(model) if pattern.search(f".{n}"))
+
+
+def _by_role(model: nn.Module, role: str) -> frozenset[str]:
     if role in BY_NAME:
         pattern = re.compile(BY_NAME[role])
         return frozenset(n for n in everything(model) if pattern.search(f".{n}".replace("in_proj_", "in_proj.")))
