@@ -17,17 +17,15 @@ def output_drift(content: dict[str, Any]) -> Figure:
     rows: Rows = content["output_drift"]
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     has_blocks = bool(rows[-1]["attention"] or rows[-1]["mlp"])
-    figure = Figure(figsize=(10.5, 7.2 if has_blocks else 6.6), layout="constrained")
-    panels = figure.subplots(2, 2)
+    figure = Figure(figsize=(10.5, 7.2) if has_blocks else (13.5, 3.8), layout="constrained")
+    panels = list(figure.subplots(*((2, 2) if has_blocks else (1, 3))).flat)
     shades = dict(zip(suites, colormaps["viridis"]([i / max(1, len(suites)) for i in range(len(suites))]), strict=True))
-    _divergence(panels[0, 0], rows, shades, content)
-    _against_forgetting(panels[0, 1], rows, shades, content)
-    _masses(panels[1, 0], rows)
+    _divergence(panels[0], rows, shades)
+    _against_forgetting(panels[1], rows, shades, content)
+    _masses(panels[2], rows, "classes" if content["stream"].get("targets", 1) == 1 else "words")
     if has_blocks:
-        _blocks(panels[1, 1], rows)
-    else:
-        panels[1, 1].set_visible(False)
-    for axes in panels.flat:
+        _blocks(panels[3], rows)
+    for axes in panels:
         axes.grid(alpha=0.25)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -35,7 +33,7 @@ def output_drift(content: dict[str, Any]) -> Figure:
     return figure
 
 
-def _divergence(axes: Axes, rows: Rows, shades: dict[str, Any], content: dict[str, Any]) -> None:
+def _divergence(axes: Axes, rows: Rows, shades: dict[str, Any]) -> None:
     for suite, shade in shades.items():
         own = [row for row in rows if row["suite"] == suite]
         axes.plot([r["steps"] for r in own], [r["kl"] for r in own], ".-", color=shade, label=suite, linewidth=1.2)
@@ -61,7 +59,7 @@ def _against_forgetting(axes: Axes, rows: Rows, shades: dict[str, Any], content:
     axes.set_title("after each task", fontsize=9, color="#555555")
 
 
-def _masses(axes: Axes, rows: Rows) -> None:
+def _masses(axes: Axes, rows: Rows, what: str) -> None:
     """Draw the mean over suites."""
     steps = list(dict.fromkeys(row["steps"] for row in rows))
     names = list(rows[0]["mass"])[:12]
@@ -71,7 +69,7 @@ def _masses(axes: Axes, rows: Rows) -> None:
             found = [row["mass"][name] for row in rows if row["steps"] == step]
             means.append(sum(found) / len(found))
         axes.plot(steps, means, ".-", color=shade, label=name, linewidth=1.2)
-    axes.set(xlabel="steps", ylabel="probability of a group of words", xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="steps", ylabel=f"probability of a group of {what}", xlim=(0, None), ylim=(0, None))
     if names:
         axes.legend(frameon=False, fontsize=8)
 
