@@ -91,10 +91,10 @@ def test_texts_have_blocks_and_their_tasks_words(make_run):
 
 
 def test_a_run_leaves_a_table_a_figure_and_a_metric(tmp_path):
-    texts = tmp_path / "texts"
+    texts, rng = tmp_path / "texts", random.Random(0)
     texts.mkdir()
     for name, word in (("one", "alpha beta 17"), ("two", "gamma delta 99"), ("old", "plain words 3")):
-        lines = [f"{word} {i} {' '.join(random.choices(word.split(), k=5 + i % 7))}" for i in range(4000)]
+        lines = [f"{word} {i} {' '.join(rng.choices(word.split(), k=5 + i % 7))}" for i in range(4000)]
         (texts / f"{name}.txt").write_text("\n".join(lines))
     arguments = [
         "stream=language", f"stream.path={texts}", "stream.tasks=[one,two]", "stream.held_out=[old]", "stream.length=32",
