@@ -4,7 +4,7 @@ import torch
 from frostline.core.importance import mean_by_layer, squared_gradients
 from frostline.core.structure import blocks, everything, head, layers
 from frostline.costs import TaskCosts
-from frostline.models import mlp, slim_resnet18
+from frostline.models import decoder, mlp, slim_resnet18
 from frostline.selectors import FirstK, HeadOnly, LastK, Pattern, TopGradient
 
 no_cost = TaskCosts(trace=None, epochs=96, samples=100)
@@ -82,3 +82,11 @@ def test_top_gradient_with_too_small_a_share(digits):
         TopGradient(fraction=0.01).check(net, no_cost)
     with pytest.raises(ValueError, match="> 0 and <= 1"):
         TopGradient(fraction=0.0)
+
+
+def test_a_last_block_that_is_a_norm_alone_is_said(capsys):
+    LastK(k=1).check(decoder((16,), 61, 16, 2, 2, 1, 24), None)
+    assert "selector.k=1 thaws backbone.norm.weight alone, which can learn little." in capsys.readouterr().out
+    LastK(k=2).check(decoder((16,), 61, 16, 2, 2, 1, 24), None)
+    LastK(k=1).check(decoder((16,), 61, 16, 2, 2, 1, 24, tied=False), None)
+    assert not capsys.readouterr().out
