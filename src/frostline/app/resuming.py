@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from frostline.app.config import MAY_CHANGE, DictConfig, differences, key_of
+from frostline.app.config import MAY_CHANGE, CostConfig, DictConfig, differences, key_of
 from frostline.app.job import Job, execute, run_jobs, with_seed
 from frostline.app.targets import check_stored, check_target, plain
 from frostline.core.checks import UsageError
 from frostline.core.files import owned
+from frostline.loop.settings import TrainerConfig
 from frostline.records import checkpoints, results
 
 
@@ -108,13 +109,26 @@ def _find(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[dict[Pat
     return states, jobs
 
 
+def _add_new_settings(stored: DictConfig, folder: Path) -> None:
+    """Give what an earlier version began the settings that came since, as they come: then they do what it did."""
+    new = []
+    for section, schema in (("trainer", TrainerConfig), ("cost", CostConfig)):
+        for key, value in OmegaConf.structured(schema).items():
+            if key not in stored[section]:
+                stored[section][key] = value
+                new.append(f"{section}.{key}")
+    if new:
+        print(f"frostline: the run in {folder} was begun by an earlier version, which had no {', '.join(new)}.")
+
+
 def _stored(
     cfg: DictConfig, state: dict[str, Any], folder: Path, overrides: list[str], *, own_seed: bool
 ) -> DictConfig:
     """Return the configuration that a checkpoint was taken under, with what may be given anew; refuse other changes."""
-    stored = DictConfig(state["config"])
-    check_stored(stored, cfg, str(folder / checkpoints.NAME))
+    stored = DictConfig(copy.deepcopy(state["config"]))
     checkpoints.refuse_changed_settings(state, folder / checkpoints.NAME)
+    _add_new_settings(stored, folder)
+    check_stored(stored, cfg, str(folder / checkpoints.NAME))
     given = [key for key in map(key_of, overrides) if key != "resume"]
     if "seed" not in given or not own_seed:
         cfg.seed = stored.seed  # what is interpolated from it is no difference
