@@ -1,5 +1,6 @@
 """Shared pieces: a small real stream, small models, and runs as a user starts them."""
 
+import copy
 import io
 import os
 import subprocess
@@ -18,10 +19,11 @@ from frostline.core.step import Step
 from frostline.core.types import TaskStream
 from frostline.costs import CostMeter
 from frostline.costs.flops import FlopCounter
-from frostline.loop import training
+from frostline.loop import training, watching
 from frostline.loop.run import Run
 from frostline.loop.schedules import Constant
 from frostline.loop.settings import TrainerConfig
+from frostline.loop.training import run_stream
 from frostline.models import mlp
 from frostline.selectors import Everything, Selector
 from frostline.speed.fast import Fast
@@ -58,6 +60,16 @@ def threads():
 def digits() -> TaskStream:
     """Real digits, five tasks of two classes, 50 training samples a class, task-incremental."""
     return from_arrays("digits", scenario="task", samples_per_class=50)
+
+
+def with_states(make: Callable[..., Run]) -> tuple[Run, list[dict[str, Any]]]:
+    """Return a run of `make(save=...)` that is complete, and its state at each step, as checkpoints would hold it."""
+    states: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watching, "LOOK_EVERY_S", 0.0)
+        run = make(save=lambda state: states.append(copy.deepcopy(state)))
+        run_stream(run)
+    return run, states
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
 from frostline.records import checkpoints, results
 from frostline.records.curve import Curve
-from frostline.records.results import environment
+from frostline.records.environment import environment
 from frostline.records.writer import ResultWriter
 from frostline.report.compare import accuracy_against_cost
 from frostline.report.figures import accuracy_matrix, run_figures, save_figure

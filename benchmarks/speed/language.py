@@ -30,7 +30,7 @@ from frostline.loop.run import Run
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
 from frostline.models import decoder
-from frostline.records.results import environment
+from frostline.records.environment import environment
 from frostline.selectors import Everything
 from frostline.selectors.roles import ROLES, names_of_role
 from frostline.speed.fast import Fast

@@ -34,7 +34,7 @@ from frostline.loop.run import Run
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import learn
 from frostline.models import mlp, resnet18, slim_resnet18, vit
-from frostline.records.results import environment
+from frostline.records.environment import environment
 from frostline.selectors import Everything, LastK, Selector
 from frostline.speed.fast import Fast
 from frostline.speed.layouts import with_fused, with_kernels, with_layout

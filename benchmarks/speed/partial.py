@@ -33,7 +33,7 @@ from frostline.loop.run import Run
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import learn
 from frostline.models import minilm, mlp, slim_resnet18, vit
-from frostline.records.results import environment
+from frostline.records.environment import environment
 from frostline.selectors import Budget, Everything, HeadOnly, LastK, LoRA, Role, Selector
 from frostline.speed.fast import Fast
 from frostline.strategies import Finetune

@@ -24,7 +24,7 @@ from frostline.loop.run import Run
 from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
 from frostline.models import mlp
-from frostline.records.results import environment
+from frostline.records.environment import environment
 from frostline.selectors import Everything
 from frostline.speed.fast import Fast
 from frostline.strategies import EWC, Finetune, Replay

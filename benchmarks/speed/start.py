@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from frostline.records.results import environment
+from frostline.records.environment import environment
 
 ROOT = Path(__file__).parents[2]
 RUN = (str(ROOT / "run.py"), "stream=split_digits", "model=mlp", "figures=[]")

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from frostline.records.results import environment
+from frostline.records.environment import environment
 
 ROOT = Path(__file__).parents[2]
 SWEEP = ("-m", "experiment=split_fashion_mnist_sgd", "strategy=finetune,joint,ewc,replay,partial")

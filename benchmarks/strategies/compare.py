@@ -28,6 +28,7 @@ from frostline.app import launch
 from frostline.app.config import conf_dir
 from frostline.core.files import atomic_write
 from frostline.records import results
+from frostline.records.environment import environment
 
 HERE = Path(__file__).parent
 SCENARIOS = ("class", "task", "domain")
@@ -197,7 +198,7 @@ def main() -> None:
     for number, (scenario, name) in enumerate(pairs):
         row = measured(name, scenario, options.out.absolute(), options.threads)
         kept = [r for r in content["rows"] if (r["strategy"], r["scenario"]) != (name, scenario)]
-        content = {"environment": results.environment(torch.device("cpu")), "rows": [*kept, row]}
+        content = {"environment": environment(torch.device("cpu")), "rows": [*kept, row]}
         with atomic_write(path) as f:
             json.dump(content, f, indent=1)
         said = row.get("refused") or f"accuracy {row['average_accuracy']:.3f}, {row['tflops']:.2f} TFLOPs"

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from frostline.core.types import Suite
-from frostline.loop import watching
 from frostline.loop.training import run_stream
 from frostline.models import decoder
 from frostline.records.results import read
 from frostline.streams.own import from_tasks
-from tests.conftest import in_process
+from tests.conftest import in_process, with_states
 from tests.speed.test_together import both
 
 
@@ -34,7 +33,7 @@ def texts():
     stream = from_tasks([(windows(step, 40), windows(step, 12)) for step in (2, 5)], scenario="domain", classes=23)
     held = from_tasks([(windows(3, 8), windows(3, 20))], scenario="domain", classes=23)
     tasks = tuple(replace(task, classes=()) for task in stream.tasks)
-    return replace(stream, tasks=tasks, suites=(Suite("held", held.tasks[0].test),), groups={"low": (0, 1, 2)})
+    return replace(stream, tasks=tasks, suites=(Suite("held", held.tasks[0].test),), groups=lambda: {"low": (0, 1, 2)})
 
 
 def small(shape, classes):
@@ -63,13 +62,7 @@ def test_resumed_and_seeds_at_once_have_the_same_rows(make_run, watched):
     def make(seed=0, save=None):
         return make_run(stream=watched, output_drift=10, evaluate_every=3, seed=seed, save=save)
 
-    states = []
-    look, watching.LOOK_EVERY_S = watching.LOOK_EVERY_S, 0.0
-    try:
-        whole = make(save=lambda state: states.append(copy.deepcopy(state)))
-        run_stream(whole)
-    finally:
-        watching.LOOK_EVERY_S = look
+    whole, states = with_states(make)
     second = make()
     second.load_state_dict(copy.deepcopy(next(s for s in states if s["progress"]["task"] == 2)))
     run_stream(second)

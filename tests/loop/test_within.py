@@ -16,6 +16,7 @@ from frostline.loop.training import run_stream
 from frostline.models import mlp
 from frostline.selectors import LISA
 from frostline.strategies import Replay
+from tests.conftest import with_states
 from tests.contract.test_contract import CHANGING, STRATEGIES, build_selector, build_strategy, model_for, momentum
 from tests.speed.test_together import both
 
@@ -65,13 +66,7 @@ def test_resumed_and_seeds_at_once_have_the_same_rows(make_run):
             Replay(capacity=20, seed=seed), epochs=2, evaluate_every=3, seed=seed, save=save, checkpoint_every_s=0.0
         )
 
-    states = []
-    look, watching.LOOK_EVERY_S = watching.LOOK_EVERY_S, 0.0
-    try:
-        whole = make(save=lambda state: states.append(copy.deepcopy(state)))
-        run_stream(whole)
-    finally:
-        watching.LOOK_EVERY_S = look
+    whole, states = with_states(make)
     for state in (next(s for s in states if (s["progress"]["task"], s["progress"]["step"]) == (2, 4)), states[-2]):
         second = make()
         second.load_state_dict(copy.deepcopy(state))

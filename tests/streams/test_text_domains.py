@@ -1,6 +1,7 @@
 """Windows of text by domain: what is in them, what is held out, and files that are not as expected."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from frostline.core.checks import UsageError
+from frostline.loop import probing
 from frostline.streams import from_tasks, language
 from frostline.streams.documents import PIECE, domains_in, fingerprint, is_test, pieces
 from tests.streams.test_streams import everything_in
@@ -177,3 +179,24 @@ def test_what_is_installed_needs_no_files():
     stream = language(tasks=["python", "docstrings"], length=64, tokens_per_task=20_000, test_tokens=2000)
     assert "import" in text_of(stream[0].train)
     assert "def __init__(self" not in text_of(stream[1].train)
+
+
+def test_a_pattern_that_no_token_has_matters_only_where_it_is_asked_for(tmp_path):
+    """The default group is numbers, and a tokenizer of one's own may know none."""
+    own = Tokenizer(models.WordLevel({"<eos>": 0, "up": 1, "down": 2, "?": 3}, unk_token="?"))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    own.save(str(tmp_path / "tokenizer.json"))
+    rng = random.Random(0)
+    (tmp_path / "texts").mkdir()
+    rows = [{"text": " ".join(rng.choices(["up", "down"], k=40))} for _ in range(200)]
+    (tmp_path / "texts" / "ways.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"length": 16, "tokenizer": str(tmp_path / "tokenizer.json"), "held_out": ["ways"], "tasks": ["ways"]}
+    stream = language(str(tmp_path / "texts"), token_groups={"numbers": r"^\W?[0-9]+$"}, **settings)
+    assert stream.groups is not None
+    with pytest.raises(UsageError, match=r"none of the 4 tokens .* or stream\.token_groups\.numbers=null"):
+        probing.check(8, stream)
+    probing.check(None, stream)
+    probing.check(8, language(str(tmp_path / "texts"), token_groups={"numbers": None}, **settings))
+    named = language(str(tmp_path / "texts"), token_groups={"down": "^d"}, **settings)
+    assert named.groups is not None
+    assert named.groups() == {"down": (2,)}

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -74,14 +76,67 @@ def test_what_a_kill_leaves_is_written_anew(texts, tmp_path, monkeypatch):
     def killed(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(text_domains._Side, "tokens", killed)
+    monkeypatch.setattr(text_domains._Side, "flush", killed)
     with pytest.raises(KeyboardInterrupt):
         language(str(texts), length=32, token_folder=str(place))
     monkeypatch.undo()
-    assert list(place.glob("*.part"))
-    assert not list(place.glob("*.json"))
-    found = language(str(texts), length=32, token_folder=str(place))
-    assert windows(found.tasks[0].train)[0].equal(windows(language(str(texts), length=32).tasks[0].train)[0])
+    assert not list(place.iterdir())
+    assert_as_from_memory(texts, place)
+
+
+def assert_as_from_memory(texts, place):
+    found, wanted = (language(str(texts), length=32, token_folder=folder) for folder in (str(place), None))
+    for a, b in zip(found.tasks, wanted.tasks, strict=True):
+        assert windows(a.train)[0].equal(windows(b.train)[0])
+
+
+@pytest.mark.parametrize("damage", ["cut", "no note", "odd note"])
+def test_a_damaged_file_is_written_anew(texts, tmp_path, damage):
+    place = tmp_path / "tokens"
+    language(str(texts), length=32, token_folder=str(place))
+    for file in place.glob("*.tokens"):
+        if damage == "cut":
+            file.write_bytes(file.read_bytes()[:-400])
+        else:
+            note = file.with_suffix(".json")
+            note.unlink() if damage == "no note" else note.write_text('{"tok')
+    assert_as_from_memory(texts, place)
+
+
+def test_several_processes_may_make_the_same_files(texts, tmp_path):
+    place = tmp_path / "tokens"
+    call = f"language({str(texts)!r}, length=32, token_folder={str(place)!r})"
+    program = f"from frostline.streams.text_domains import language; {call}"
+    children = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert sorted(path.suffix for path in place.iterdir()) == [".json"] * 4 + [".tokens"] * 4
+    assert_as_from_memory(texts, place)
+
+
+def test_files_that_may_only_be_read_are_read(texts, tmp_path):
+    place = tmp_path / "tokens"
+    language(str(texts), length=32, token_folder=str(place))
+    for file in place.iterdir():
+        file.chmod(0o444)
+    opened = language(str(texts), length=32, token_folder=str(place)).tasks[0].train
+    assert opened.tokens.mode == "c"  # type: ignore[attr-defined]  # nothing is written back
+    assert len(windows(opened)[0])
+
+
+def test_a_change_is_seen_where_the_place_is_named_from_home(texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = {"path": {"one": "~/texts/one.jsonl"}, "length": 32, "token_folder": "~/tokens"}
+    before = data_digests(language(**settings))
+    assert list((tmp_path / "tokens").glob("one-*.tokens"))
+    with (texts / "one.jsonl").open("a") as f:
+        f.write('\n{"text": "something else entirely"}')
+    assert data_digests(language(**settings)) != before
+
+
+def test_a_folder_that_cannot_be_made_is_named(texts, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"stream\.token_folder=FOLDER"):
+        language(str(texts), length=32, token_folder=str(tmp_path / "file" / "tokens"))
 
 
 def test_some_are_held_out_and_mixtures_refused(texts, tmp_path):

@@ -63,7 +63,7 @@ def show_doctor(data_root: str | None) -> None:
     import torch
 
     from frostline.core.checks import UsageError
-    from frostline.records.results import environment
+    from frostline.records.environment import environment
     from frostline.streams import DATASETS, load
 
     console = wide_console()

@@ -7,7 +7,8 @@ While a run is going on, the metrics speak of the tasks learned so far.
 In the formulas below tasks count from 1, so R[i, j] is task j after task i.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -138,6 +139,12 @@ def held_out_change(suites: Sequence[Sequence[float | None]]) -> float:
     return float(np.mean(changes)) if changes else np.nan
 
 
+def output_drift(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the divergence from the base at the last look, mean over suites, in nats; rows: see core.output_drift.measure."""
+    last = {row["suite"]: row["kl"] for row in rows}
+    return float(np.mean(list(last.values()))) if last else np.nan
+
+
 def negative_flip_rate(flips: Sequence[Sequence[int]]) -> float:
     """Return the share of test targets of earlier tasks that were right before a task and are wrong after it.
 
@@ -189,19 +196,19 @@ def all_metrics(
     within: np.ndarray | None = None,
     aware: np.ndarray | None = None,
     flips: Sequence[Sequence[int]] = (),
-    output_drift: float | None = None,
+    drift: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, float | None]:
     """Return every metric of one run by its name, None where it is not defined.
 
     within: evaluations within tasks, [E, 2 + T], see anytime_accuracy. aware: R where samples say which task they are of.
-    flips: see negative_flip_rate. output_drift: nats by which what is said on held-out data has moved, see core.output_drift.
+    flips: see negative_flip_rate. drift: see output_drift.
     """
     other = ("intransigence", "held_out_change", "output_drift", "task_aware_accuracy", "negative_flip_rate", *WITHIN)
     values = {name: globals()[name](R) for name in NAMES if name not in other}
     values |= {name: np.nan if within is None else globals()[name](R, within) for name in WITHIN}
     values["intransigence"] = intransigence(R, reference)
     values["held_out_change"] = held_out_change(held_out)
-    values["output_drift"] = np.nan if output_drift is None else output_drift
+    values["output_drift"] = output_drift(drift)
     values["task_aware_accuracy"] = np.nan if aware is None else average_accuracy(aware)
     values["negative_flip_rate"] = negative_flip_rate(flips)
     return {name: None if np.isnan(values[name]) else float(values[name]) for name in NAMES}

@@ -6,7 +6,7 @@ number words; this is that probe for any group of words, with the whole distribu
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from frostline.core.structure import is_staged
 from frostline.core.types import Batch, masked
 
-ADDING = re.compile(
-    r"(^|\.)(self_attn|attn|mlp)$"
-)  # modules that add to the state, in models built like Llama or GPT-2
-Said = dict[
-    str, Tensor
-]  # "says" [P, V] log-probabilities; "state" [P, D] after the last block; [P, D] of what is added to it
+# Modules that add to the state, in models built like Llama or GPT-2.
+ADDING = re.compile(r"(^|\.)(self_attn|attn|mlp)$")
+# "says" [P, V] log-probabilities, "state" [P, D] after the last block, and by its name what each part added to it, [P, D].
+Said = dict[str, Tensor]
 
 
 class Reading(NamedTuple):
@@ -42,7 +40,7 @@ def say(model: nn.Module, readings: Iterable[Reading], visible: Tensor | None) -
             if value.shape[: places.ndim] == places.shape:
                 found.setdefault(name, []).append(value[places].float().cpu())
 
-        with _overheard(model, add) if places.ndim > 1 else _nothing():
+        with _overheard(model, add) if places.ndim > 1 else nullcontext():
             raw = model(batch.x)
         add("says", masked(raw, visible).float().log_softmax(-1))
     return {name: torch.cat(values) for name, values in found.items()}
@@ -124,8 +122,3 @@ def _overheard(model: Any, add: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -167,7 +167,7 @@ class TaskStream:
 
     padding: the token that fills up short texts and is none of them, None where samples are no texts. end: the token that ends
     a document, where tokens are to see those of their own document only. class_names: of each logit, where they are
-    known. groups: of words, whose share of what is said trainer.output_drift watches. writing: of prompts with
+    known. groups: makes the groups of words whose share of what is said trainer.output_drift watches. writing: of prompts with
     answers, how tokens are read.
     """
 
@@ -181,7 +181,7 @@ class TaskStream:
     padding: int | None = None
     end: int | None = None
     class_names: tuple[str, ...] = ()
-    groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    groups: Callable[[], Mapping[str, tuple[int, ...]]] | None = None
     writing: Writing | None = None
 
     def __repr__(self) -> str:

@@ -18,15 +18,19 @@ MOST = 2048  # places of a suite
 
 def check(samples: int | None, stream: TaskStream) -> None:
     """Refuse to look at what there is not."""
-    if samples is not None and not stream.suites:
+    if samples is None:
+        return
+    if not stream.suites:
         raise UsageError(
             f"trainer.output_drift={samples} compares what is said on held-out data, and there are none. Expected beside it "
             "held_out=[STREAM], or stream.held_out=[DOMAIN] with stream=language."
         )
-    if samples is not None and not all(isinstance(s.objective, Classification) for s in stream.suites):
+    if not all(isinstance(s.objective, Classification) for s in stream.suites):
         raise UsageError(
             "trainer.output_drift compares distributions over classes or words: not of a regression. Expected null."
         )
+    if stream.groups is not None:
+        stream.groups()  # refuses a pattern that is found nowhere
 
 
 def look_at_outputs(run: Run, moment: int | None) -> None:
@@ -75,7 +79,8 @@ def _groups(stream: TaskStream) -> dict[str, Tensor]:
 
     That is its classes, where samples have one; of texts, the words that are four times as frequent in it as elsewhere.
     """
-    found = {name: torch.tensor(words) for name, words in stream.groups.items()}
+    given = stream.groups() if stream.groups is not None else {}
+    found = {name: torch.tensor(words) for name, words in given.items()}
     for task in stream.tasks:
         if task.classes:
             found[task.name] = torch.tensor(task.classes)

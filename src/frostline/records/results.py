@@ -3,12 +3,7 @@
 import csv
 import hashlib
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from frostline.core.types import TaskStream
 from frostline.costs import CostMeter, totals
 from frostline.costs.meter import COLUMNS, LEARNING
 from frostline.loop.progress import Progress, Row
+from frostline.records.environment import environment
 
 SCHEMA = "frostline.result/2"
 READABLE = ("frostline.result/1", SCHEMA)
@@ -32,54 +28,6 @@ REQUIRED = {
     "totals": dict, "full_finetuning": dict, "training_state": list, "prefix_cache": list,
 }  # fmt: skip
 TRAINING_PHASES = LEARNING
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, the device's name, cores, threads and the git commit the run was made with."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-    return {
-        "versions": _versions(),
-        "device": device.type,
-        "device_name": name,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "platform": platform.platform(),
-        "git_commit": _git_commit(),
-    }
-
-
-@lru_cache
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("frostline", "torch", "numpy", "scipy", "hydra-core", "omegaconf", "wandb"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-@lru_cache
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-@lru_cache
-def _git_commit() -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None
 
 
 def result(
@@ -124,7 +72,7 @@ def result(
         "flips": progress.flips,  # after each task but the first: targets that became wrong, right, of how many
         "training_loss": [progress.training_loss(task.index) for task in stream.tasks],
         "output_drift": progress.output_drift,
-        "answers": _answered(progress.answers),
+        "answers": answered(progress.answers),
         "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
         "metrics": metrics_of(progress, len(stream)),
         "ledger": [dict(vars(row)) for row in meter.rows],
@@ -146,7 +94,7 @@ def metrics_of(progress: Progress, tasks: int) -> dict[str, float | None]:
         within=metrics.matrix(progress.within) if progress.within else None,
         aware=metrics.matrix(_filled(progress.aware, tasks)) if progress.aware else None,
         flips=progress.flips,
-        output_drift=_last_drift(progress.output_drift),
+        drift=progress.output_drift,
     )
 
 
@@ -159,7 +107,7 @@ def _utilisation(config: dict[str, Any], device: torch.device, full: dict[str, f
     return utilisation(full["learning_flops"] or 0, full["learning_seconds"] or 0, name, precision)
 
 
-def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return how many answers there were to each task's prompts after each, and their mean scores."""
     found: dict[tuple, list[dict[str, Any]]] = {}
     for row in rows:
@@ -169,12 +117,6 @@ def _answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         | {key: sum(row[key] for row in own) / len(own) for key in ("exact", "rouge_l")}
         for (after, of), own in found.items()
     ]
-
-
-def _last_drift(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Return the mean over suites of the divergence at the last look; None where there was none."""
-    last = {row["suite"]: row["kl"] for row in rows}
-    return sum(last.values()) / len(last) if last else None
 
 
 def _by_class(stream: TaskStream, progress: Progress, which: str) -> dict[str, float]:

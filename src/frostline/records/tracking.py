@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from frostline.core import metrics
 from frostline.costs.meter import COLUMNS
 from frostline.loop.run import Moment, Observer, Run
+from frostline.records import results
 from frostline.records.results import metrics_of
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class WandbTracker(Observer):
                 ),
             )
             self.run.define_metric("train/*", step_metric="train/step")
-            for name in ("accuracy/*", "cost/*", "held_out/*", "output_drift/*", *metrics.NAMES):
+            for name in ("accuracy/*", "cost/*", "held_out/*", "output_drift/*", "answers/*", *metrics.NAMES):
                 self.run.define_metric(name, step_metric="task")
 
     def task_done(self, run: Run, index: int) -> None:
@@ -90,6 +91,9 @@ class WandbTracker(Observer):
             values |= {f"accuracy/task_{j}": a for j, a in enumerate(rows[-1]) if a is not None}
             for name, suite in run.progress.held_out.items():
                 values |= {f"held_out/{name}/{key}": v[-1] for key, v in suite.items() if v[-1] is not None}
+            for row in results.answered(run.progress.answers):
+                if row["after"] == index:
+                    values |= {f"answers/{row['of']}/{key}": row[key] for key in ("exact", "rouge_l")}
             last = {row["suite"]: row for row in run.progress.output_drift}
             for name, row in last.items():
                 values |= {f"output_drift/{name}/{key}": row[key] for key in ("kl", "entropy", "same")}

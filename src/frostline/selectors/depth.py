@@ -51,16 +51,18 @@ class LastK(Selector):
                 f"selector.k={self.k}: the model has {len(blocks(model))} blocks beside the head. "
                 f"{f'The nearest valid value is {len(blocks(model))}.' if blocks(model) else 'Expected selector=head.'}"
             )
-        chosen = self.choose(model, None, costs)  # type: ignore[arg-type]
-        if chosen and all(
-            model.get_parameter(name).ndim < 2 for name in chosen
-        ):  # a decoder's last norm, its head tied
+        chosen = self.names(model)
+        if chosen and all(model.get_parameter(n).ndim < 2 for n in chosen):  # a decoder's last norm, its head tied
             print(
                 f"frostline: selector.k={self.k:g} thaws {', '.join(sorted(chosen))} alone, which can learn little. The block "
                 f"before it trains from selector.k={self.count(blocks(model)) + 1} on."
             )
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
+        return self.names(model)
+
+    def names(self, model: nn.Module) -> frozenset[str]:
+        """Return what thaws."""
         groups = blocks(model)
         return head(model).union(*groups[len(groups) - self.count(groups) :])
 
@@ -73,7 +75,8 @@ class LastK(Selector):
 class FirstK(LastK):
     """Thaw the k shallowest blocks and the head: for inputs that change while the task stays (Lee et al. 2023)."""
 
-    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
+    def names(self, model: nn.Module) -> frozenset[str]:
+        """Return what thaws."""
         groups = blocks(model)
         return head(model).union(*groups[: self.count(groups)])
 
@@ -82,6 +85,7 @@ class FirstK(LastK):
 class ExceptFirstK(LastK):
     """Thaw everything but the k shallowest blocks, parameters outside the blocks included."""
 
-    def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
+    def names(self, model: nn.Module) -> frozenset[str]:
+        """Return what thaws."""
         groups = blocks(model)
         return everything(model).difference(*groups[: self.count(groups)])

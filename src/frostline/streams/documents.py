@@ -5,8 +5,9 @@ import hashlib
 import re
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from frostline.core.checks import UsageError
 from frostline.streams.rows import ENDINGS, Places, Rows, UnreadableError, decoded, has_rows, places, text_in
@@ -20,9 +21,17 @@ INSTALLED = {  # what most environments have, by how its files are called
 }
 LARGEST_INSTALLED = 400_000  # bytes; larger ones are generated
 PIECE = 2**13  # characters; a longer document is several
-# A text, and whether to test on it where something says so.
-Documents = Callable[[], Iterator[tuple[str, bool | None]]]
 TEXTS = (".txt", ".md")
+
+
+class Documents(Protocol):
+    """The documents of a domain; `place`: the file or folder that they are in, or the name of a data set."""
+
+    place: Path
+
+    def __call__(self) -> Iterator[tuple[str, bool | None]]:
+        """Yield each text, and whether to test on it where something says so."""
+        ...
 
 
 def domains_in(path: str | Places | None, encoding: str, skip: bool = False) -> dict[str, Documents]:
@@ -42,7 +51,7 @@ def _reader(place: str, encoding: str, skip: bool) -> Documents:
     path = Path(place).expanduser()
     if path.suffix in TEXTS or (path.is_dir() and not has_rows(path)):
         return _Texts(path, encoding, skip)
-    return _Column(Rows(place, encoding))
+    return _Column(path, Rows(place, encoding))
 
 
 def pieces(document: str) -> Iterator[str]:
@@ -71,23 +80,23 @@ def _by_hash(path: Path) -> bytes:
 
 
 class _Texts:
-    def __init__(self, path: Path, encoding: str, skip: bool):
-        self.path, self.encoding, self.skip = path, encoding, skip
+    def __init__(self, place: Path, encoding: str, skip: bool):
+        self.place, self.encoding, self.skip = place, encoding, skip
 
     def __call__(self) -> Iterator[tuple[str, bool | None]]:
-        for path in _files(self.path) if self.path.is_dir() else [self.path]:
+        for path in _files(self.place) if self.place.is_dir() else [self.place]:
             try:
                 text = decoded(path.read_bytes(), path, self.encoding)
             except UnreadableError as error:
-                if self.skip and self.path.is_dir():
+                if self.skip and self.place.is_dir():
                     continue
                 raise UsageError(f"{error} Or leave such files out: stream.skip_unreadable=true.") from error
             yield text, None
 
 
 class _Column:
-    def __init__(self, rows: Rows):
-        self.rows = rows
+    def __init__(self, place: Path, rows: Rows):
+        self.place, self.rows = place, rows
 
     def __call__(self) -> Iterator[tuple[str, bool | None]]:
         for where, row, side in self.rows():
@@ -95,11 +104,11 @@ class _Column:
 
 
 class _Installed:
-    def __init__(self, name: str, root: Path):
-        self.name, self.root = name, root
+    def __init__(self, name: str, place: Path):
+        self.name, self.place = name, place
 
     def __call__(self) -> Iterator[tuple[str, bool | None]]:
-        for path in _files(self.root, INSTALLED[self.name]):
+        for path in _files(self.place, INSTALLED[self.name]):
             if not 1000 < path.stat().st_size < LARGEST_INSTALLED:
                 continue
             try:

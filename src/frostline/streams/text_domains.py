@@ -1,6 +1,7 @@
 """Language modelling by domain: a task is a domain, a sample a window of its text, and every token asks for the next."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from frostline.core.checks import UsageError, in_range, one_of
+from frostline.core.files import make_folder
 from frostline.core.sources import TensorSource
 from frostline.core.types import Source, Suite, Task, TaskStream
-from frostline.streams.documents import PIECE, TEXTS, Documents, domains_in, fingerprint, is_test, pieces
+from frostline.streams.documents import PIECE, Documents, domains_in, fingerprint, is_test, pieces
 from frostline.streams.keeping import keep
-from frostline.streams.rows import ENDINGS, Places, chosen, places, stem
-from frostline.streams.token_files import FileWindows, TokenFile, files_of
+from frostline.streams.rows import Places, chosen, stem
+from frostline.streams.token_files import FileWindows, TokenFile, token_files
 from frostline.streams.tokens import groups_of, tokens_for
 
 BATCH = 256  # documents tokenised at once
@@ -34,7 +36,7 @@ def language(
     validation: float = 0.0,
     encoding: str = "utf-8",
     skip_unreadable: bool = False,
-    token_groups: Mapping[str, str] | None = None,
+    token_groups: Mapping[str, str | None] | None = None,
     token_folder: str | None = None,
     online: bool = False,
     seed: int = 0,
@@ -61,14 +63,16 @@ def language(
     domains = domains_in(path, encoding, skip_unreadable)
     names = chosen(domains, tasks, held_out, mixtures=True)
     tokens = tokens_for(tokenizer)
-    places_of: Places = {} if path is None else places(path, (*TEXTS, *ENDINGS))
-    reading = _Reading(
-        domains, tokens.documents, test_share, (tokens_per_task, test_tokens), length, device,
-        files=None if token_folder is None else files_of(
-            Path(token_folder).expanduser(), places_of, [tokenizer or ""], test_share, tokens_per_task, test_tokens, encoding,
-            skip_unreadable, PIECE,
-        ),
-    )  # fmt: skip
+    limits, files = (tokens_per_task, test_tokens), None
+    if token_folder is not None:
+        folder, also = Path(token_folder).expanduser(), [] if tokenizer is None else [Path(tokenizer).expanduser()]
+        make_folder(folder, "stream.token_folder")
+
+        def files(name: str) -> list[TokenFile]:
+            made_of = [domains[name].place, *also]
+            return token_files(folder, name, made_of, name, test_share, limits, encoding, skip_unreadable, PIECE)
+
+    reading = _Reading(domains, tokens.documents, test_share, limits, length, device, files)
     made = []
     for t, name in enumerate(names):
         train, test = (_windows(side, length, t, device) for side in reading.of(name))
@@ -85,7 +89,7 @@ def language(
         online,
         suites,
         end=end,
-        groups=groups_of(tokens, token_groups),
+        groups=partial(groups_of, tokens, token_groups),
     )
     return keep(stream, validation=validation)
 
@@ -96,10 +100,9 @@ Encode = Callable[[list[str]], list[np.ndarray]]  # each document's tokens, with
 class _Side:
     """The tokens of a domain to learn from, or to test on: documents end to end, up to a limit."""
 
-    def __init__(self, encode: Encode, limit: int | None, file: TokenFile | None = None):
-        self.encode, self.limit, self.file = encode, limit, file
+    def __init__(self, encode: Encode, limit: int | None, put: Callable[[np.ndarray], None]):
+        self.encode, self.limit, self.put = encode, limit, put
         self.waiting: list[str] = []
-        self.found: list[np.ndarray] = []
         self.count = 0
 
     @property
@@ -120,16 +123,10 @@ class _Side:
         if self.waiting:
             tokens = np.concatenate(self.encode(self.waiting), dtype=np.int32)
             tokens = tokens if self.limit is None else tokens[: max(0, self.limit - self.count)]
-            (self.found if self.file is None else self.file).append(tokens)
+            self.put(tokens)
             self.count += len(tokens)
         self.waiting.clear()
         return self.count - before
-
-    def tokens(self) -> Tensor | TokenFile:
-        if self.file is not None:
-            self.file.close()
-            return self.file
-        return torch.from_numpy(np.concatenate(self.found, dtype=np.int64))
 
 
 class _Reading:
@@ -151,20 +148,27 @@ class _Reading:
                     f"stream.token_folder keeps the tokens of one domain in a file: {name!r} are several. Expected "
                     "stream.token_folder=null, or one domain a task."
                 )
-            files = self.files(name)
-            self.known[name] = files if all(f.complete for f in files) else self._read(name, self.limits, files)
+            files = self.known[name] = self.files(name)
+            if not all(file.complete for file in files):
+                with files[0].writing() as train, files[1].writing() as test:
+                    self._read(name, self.limits, (train, test))
         if name not in self.known:
             parts = name.split("+")
             limits = [None if limit is None else -(-limit // len(parts)) for limit in self.limits]
-            read = [self._read(part, limits) for part in parts]
-            sides = list(zip(*read, strict=True))
+            sides = list(zip(*(self._in_memory(part, limits) for part in parts), strict=True))
             if len(parts) > 1:  # of all there is, as much of each as of the smallest
                 sides = [[part[: min(map(len, side))] for part in side] for side in sides]
             self.known[name] = [torch.cat(list(side)).to(self.device) for side in sides]
         return self.known[name]
 
-    def _read(self, name: str, limits: Sequence[int | None], files: Sequence[Any] = (None, None)) -> list[Any]:
-        sides = [_Side(self.encode, limit, file) for limit, file in zip(limits, files, strict=True)]
+    def _in_memory(self, name: str, limits: Sequence[int | None]) -> list[Tensor]:
+        found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self._read(name, limits, [side.append for side in found])
+        return [torch.from_numpy(np.concatenate(side, dtype=np.int64)) for side in found]
+
+    def _read(self, name: str, limits: Sequence[int | None], puts: Sequence[Callable[[np.ndarray], None]]) -> None:
+        """Give the tokens to learn from to the first of `puts`, those to test on to the second."""
+        sides = [_Side(self.encode, limit, put) for limit, put in zip(limits, puts, strict=True)]
         seen = set[bytes]()
         with tqdm(
             total=limits[0], desc=f"reading {name}", unit=" tokens", leave=False, delay=2, unit_scale=True
@@ -184,7 +188,6 @@ class _Reading:
                     f"{name}: {side.count} tokens to {what}, of {len(seen)} different documents. Expected more than "
                     f"stream.length={self.length}: more text, a shorter length, or another stream.{key}."
                 )
-        return [side.tokens() for side in sides]
 
 
 def _windows(tokens: Tensor | TokenFile, length: int, task: int, device: str) -> Source:

@@ -4,6 +4,7 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -38,7 +39,7 @@ def instructions(
     completion: str = "completion",
     messages: str = "messages",
     encoding: str = "utf-8",
-    token_groups: Mapping[str, str] | None = None,
+    token_groups: Mapping[str, str | None] | None = None,
     online: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -85,7 +86,7 @@ def instructions(
         (length,),
         online,
         tuple(suites),
-        groups=groups_of(tokens, token_groups),
+        groups=partial(groups_of, tokens, token_groups),
         writing=tokens.writing(),
     )
     return keep(stream, validation=validation)

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import os
-import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +18,49 @@ from frostline.core.sources import ids
 from frostline.core.types import Batch
 
 
+@dataclass(frozen=True)
 class TokenFile:
-    """A file of int32 token ids, written from its beginning to its end, with a digest of them beside it.
+    """A file of int32 token ids, with their number and a digest of them beside it, without which it does not count."""
 
-    What is at `path` counts once `close` was called: a kill leaves a part that is written anew.
-    """
+    path: Path
 
-    def __init__(self, path: Path):
-        self.path, self.part = path, path.with_suffix(".part")
-        self.digest = hashlib.blake2b(digest_size=16)
-        self.count = 0
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[np.ndarray], None]]:
+        """Yield what takes more tokens; the file is there when the block ends well, whoever else writes it too."""
+        digest, count = hashlib.blake2b(digest_size=16), 0
+        with atomic_write(self.path, "wb") as f:
+
+            def append(tokens: np.ndarray) -> None:
+                nonlocal count
+                data = np.ascontiguousarray(tokens, dtype="<i4").tobytes()
+                digest.update(data)
+                f.write(data)
+                count += len(tokens)
+
+            yield append
+        with atomic_write(self._note) as f:
+            json.dump({"tokens": count, "digest": digest.hexdigest()}, f)
+
+    @property
+    def _note(self) -> Path:
+        return self.path.with_suffix(".json")
 
     @property
     def complete(self) -> bool:
-        return self.path.with_suffix(".json").is_file() and self.path.is_file()
+        """Whether the file is there, whole."""
+        try:
+            return self.path.stat().st_size == 4 * json.loads(self._note.read_text())["tokens"]
+        except (OSError, ValueError, LookupError, TypeError):  # none, or damaged
+            return False
 
-    def append(self, tokens: np.ndarray) -> None:
-        """Write some more."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        data = np.ascontiguousarray(tokens, dtype="<i4").tobytes()
-        self.digest.update(data)
-        with self.part.open("ab" if self.count else "wb") as f:
-            f.write(data)
-        self.count += len(tokens)
-
-    def close(self) -> None:
-        """Let the file count."""
-        os.replace(self.part, self.path)
-        with atomic_write(self.path.with_suffix(".json")) as f:
-            json.dump({"tokens": self.count, "digest": self.digest.hexdigest()}, f)
+    @property
+    def digest(self) -> str:
+        """The digest of the tokens as they were written."""
+        return str(json.loads(self._note.read_text())["digest"])
 
     def tokens(self) -> np.ndarray:
         """Return the tokens, which stay in the file."""
-        return np.memmap(self.path, dtype="<i4", mode="r+")  # as torch wants arrays that can be written to; nobody does
-
-    def known_digest(self) -> str:
-        """Return the digest of the file as it was written."""
-        return str(json.loads(self.path.with_suffix(".json").read_text())["digest"])
+        return np.memmap(self.path, dtype="<i4", mode="c")  # torch wants what can be written to: a copy would be
 
 
 class FileWindows:
@@ -87,11 +93,11 @@ class FileWindows:
 
     def digest(self) -> str:
         """Return a digest of the file as it was written, and of which windows these are."""
-        return combined([self.file.known_digest(), self.length, self.rows])
+        return combined([self.file.digest, self.length, self.rows])
 
     def holds(self) -> dict[int, int]:
         """Return the digest of the whole file."""
-        return {hash(str(self.file.path)): int(self.file.known_digest()[:16], 16)}
+        return {hash(str(self.file.path)): int(self.file.digest[:16], 16)}
 
     def batches(
         self, size: int, order: Tensor | None = None, start: int = 0, *, samples: bool = True
@@ -107,28 +113,16 @@ class FileWindows:
                 yield Batch(x, found[:, 1:], task, ids(task, rows)).to(torch.device(self.device))
 
 
-def files_of(
-    folder: Path, places: Mapping[str, str], also: Sequence[str], *settings: Any
-) -> Callable[[str], list[TokenFile]]:
-    """Return what says where a domain's tokens are, to learn from and to test on.
+def token_files(folder: Path, name: str, made_of: Iterable[Path], *settings: Any) -> list[TokenFile]:
+    """Return where a domain's tokens are, to learn from and to test on.
 
-    The files' names change with what they are made of: the domain's place (what is installed, where it has none), the files
-    `also`, and settings.
+    The files' names change with what they are made of: names, sizes and times of files, those in folders among them, and
+    settings.
     """
-
-    def files(name: str) -> list[TokenFile]:
-        place = places.get(name, sysconfig.get_paths()["purelib"])
-        mark = stamp([place, *filter(None, also)], *settings)
-        return [TokenFile(folder / f"{name}-{mark}-{side}.tokens") for side in ("train", "test")]
-
-    return files
-
-
-def stamp(paths: Sequence[Path | str], *settings: Any) -> str:
-    """Return a word that changes with the names, sizes and times of files, those in folders among them, and with settings."""
     total = hashlib.blake2b(repr(settings).encode(), digest_size=12)
-    for path in map(Path, paths):
+    for path in made_of:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             known = file.stat() if file.is_file() else None
             total.update(repr((str(file), known and (known.st_size, known.st_mtime_ns))).encode())
-    return total.hexdigest()
+    mark = total.hexdigest()
+    return [TokenFile(folder / f"{name}-{mark}-{side}.tokens") for side in ("train", "test")]

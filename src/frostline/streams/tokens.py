@@ -125,12 +125,17 @@ class FromFile:
         return [*self.begins, *found.ids, self.answered], [*(False for _ in self.begins), *marks, parts[-1][1]]
 
 
-def groups_of(tokens: Tokens, patterns: Mapping[str, str] | None) -> dict[str, tuple[int, ...]]:
-    """Return the tokens whose text each pattern is found in, by the group's name; refuse one that none is."""
+def groups_of(tokens: Tokens, patterns: Mapping[str, str | None] | None) -> dict[str, tuple[int, ...]]:
+    """Return the tokens whose text each pattern is found in, by the group's name; refuse one that is found in none.
+
+    A pattern of None is left out.
+    """
     if not patterns:
         return {}
     words, found = tokens.words(), {}
     for name, pattern in patterns.items():
+        if pattern is None:
+            continue
         try:
             own = re.compile(str(pattern))
         except re.error as error:
@@ -139,7 +144,7 @@ def groups_of(tokens: Tokens, patterns: Mapping[str, str] | None) -> dict[str, t
         if not found[str(name)]:
             raise UsageError(
                 f"stream.token_groups.{name}={pattern!r}: none of the {len(words)} tokens has such a text. Theirs are, say, "
-                f"{', '.join(map(repr, words[-5:]))}."
+                f"{', '.join(map(repr, words[-5:]))}. Expected a pattern that is found, or stream.token_groups.{name}=null."
             )
     return found
 
