@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from frostline.core.types import Writing
-from frostline.loop.answering import _before, prompts, rouge_l
+from frostline.loop.answering import Asked, _before, compared, prompts, rouge_l
 from frostline.records.results import read
 from frostline.streams.text_instructions import instructions
 from frostline.streams.tokens import Bytes
@@ -50,6 +50,21 @@ def test_what_ends_an_answer_is_no_part_of_it():
     assert _before([1, 2, 3, 4], ((3, 4), (9,))) == [1, 2]
     assert _before([1, 2, 9, 3, 4], ((3, 4), (9,))) == [1, 2]
     assert _before([1, 2, 3], ((3, 4),)) is None
+
+
+def test_an_answer_that_does_not_end_is_shown_and_is_not_exact():
+    """It was shown as nothing at all."""
+    asked = Asked(torch.tensor(list(b"twice 5: ")), [*b"55", 256], 12)
+    for said, exact, text in (
+        ([*b"55", 256], True, "55"),
+        (list(b"55  "), False, "55"),
+        (list(b"5 and so on"), False, "5 and so on"),
+    ):
+        found = compared(asked, said, WRITING)
+        assert (found["exact"], found["said"]) == (exact, text)
+        assert found["wanted"] == "55"
+        assert found["prompt"] == "twice 5: "
+    assert compared(asked, list(b"55  "), WRITING)["rouge_l"] == 1
 
 
 def test_rouge_is_lins():

@@ -56,12 +56,18 @@ def _answers(run: Run, name: str, source: Source, task: Task | None, moment: int
                 if wanted:
                     call()
         _charge(run, len(asked.prompt) + len(said), task)
-        texts = [writing.decode(_before(ids, writing.ends) or []).strip() for ids in (asked.wanted, said)]
         if run.rehearsal is None:
-            scores = {"exact": texts[0] == texts[1], "rouge_l": rouge_l(*texts)}
-            text = {"prompt": writing.decode(asked.prompt.tolist()), "wanted": texts[0], "said": texts[1]}
-            found.append({"after": moment, "of": name, **scores, **text})
+            found.append({"after": moment, "of": name, **compared(asked, said, writing)})
     return found
+
+
+def compared(asked: Asked, said: list[int], writing: Writing) -> dict[str, Any]:
+    """Return an answer beside the one wanted, as texts, with its scores; one that was cut short is not exact."""
+    ended = _before(said, writing.ends)
+    wanted = writing.decode(_before(asked.wanted, writing.ends) or []).strip()
+    text = writing.decode(said if ended is None else ended).strip()
+    scores = {"exact": ended is not None and text == wanted, "rouge_l": rouge_l(wanted, text)}
+    return {**scores, "prompt": writing.decode(asked.prompt.tolist()), "wanted": wanted, "said": text}
 
 
 def prompts(source: Source, count: int, writing: Writing, name: str) -> list[Asked]:

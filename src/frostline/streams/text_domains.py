@@ -63,16 +63,18 @@ def language(
     domains = domains_in(path, encoding, skip_unreadable)
     names = chosen(domains, tasks, held_out, mixtures=True)
     tokens = tokens_for(tokenizer)
-    limits, files = (tokens_per_task, test_tokens), None
+    limits, folder = (tokens_per_task, test_tokens), None
     if token_folder is not None:
-        folder, also = Path(token_folder).expanduser(), [] if tokenizer is None else [Path(tokenizer).expanduser()]
+        folder = Path(token_folder).expanduser()
         make_folder(folder, "stream.token_folder")
 
-        def files(name: str) -> list[TokenFile]:
-            made_of = [domains[name].place, *also]
-            return token_files(folder, name, made_of, name, test_share, limits, encoding, skip_unreadable, PIECE)
+    def files(name: str) -> list[TokenFile]:
+        assert folder is not None
+        made_of = [domains[name].place, *(Path(path).expanduser() for path in (tokenizer,) if path)]
+        return token_files(folder, name, made_of, name, test_share, limits, encoding, skip_unreadable, PIECE)
 
-    reading = _Reading(domains, tokens.documents, test_share, limits, length, device, files)
+    kept = None if folder is None else files
+    reading = _Reading(domains, tokens.documents, test_share, limits, length, device, kept)
     made = []
     for t, name in enumerate(names):
         train, test = (_windows(side, length, t, device) for side in reading.of(name))
