@@ -7,7 +7,7 @@ from frostline.core.checks import UsageError
 from frostline.core.structure import Staged
 from frostline.core.torchvision_schemas import torchvision
 from frostline.models import Classifier, huggingface, minilm, timm_model, vit
-from frostline.models.staging import staged
+from frostline.models.staging import cut, staged
 
 torchvision()  # transformers and timm import it
 from transformers import (  # noqa: E402
@@ -301,3 +301,14 @@ def test_padding_is_a_token_that_no_word_has(tmp_path):
     assert encode(["word word"]).tolist() == [[0, 0, 2, 2]]  # id 0 is a word here
     with pytest.raises(UsageError, match="has no token for padding"):
         tokenizer_for(write({"word": 0, "<unk>": 1}), 4)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_text_longer_than_the_positions_is_refused_by_its_length(family):
+    net = tiny(family)
+    table = net.wpe if family == "gpt2" else net.embeddings.position_embeddings
+    with pytest.raises(
+        UsageError, match=rf"stream\.length={table.num_embeddings + 1}: .* has {table.num_embeddings} positions"
+    ):
+        cut(net, table.num_embeddings + 1)
+    cut(net, table.num_embeddings)

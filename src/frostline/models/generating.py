@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from frostline.core.checks import UsageError
 from frostline.models.llama import Attention, Tokens
 
 Step = Callable[[Tensor], Tensor]  # new tokens [1, n] -> logits [V] of what follows the last one
@@ -31,8 +30,7 @@ def generate(model: nn.Module, prompt: Tensor, ends: Sequence[Sequence[int]], mo
 def _stepping(model: nn.Module, prompt: Tensor) -> Iterator[Step]:
     whole = getattr(model, "whole", ())
     own = [module for module in model.modules() if isinstance(module, Attention)]
-    if whole:
-        _check(model, whole[0], prompt)
+    if whole and _agree(model, whole[0], prompt):
         yield _with_cache(whole[0])
     elif own and all(module.end is None for module in model.modules() if isinstance(module, Tokens)):
         for module in own:
@@ -70,11 +68,7 @@ def _again(model: nn.Module) -> Step:
     return step
 
 
-def _check(model: nn.Module, net: nn.Module, prompt: Tensor) -> None:
-    """Refuse to answer with another function than the one that is evaluated: a method may serve another head."""
+def _agree(model: nn.Module, net: nn.Module, prompt: Tensor) -> bool:
+    """Tell whether the uncut net answers as the model does: a method may serve another head, or have grown a block."""
     ours, theirs = model(prompt[None])[0, -1].float(), net(input_ids=prompt[None]).logits[0, -1].float()
-    if not float((ours - theirs).abs().max()) <= 1e-2 * float(theirs.abs().max().clamp(min=1)):
-        raise UsageError(
-            "trainer.answers: this method answers with other weights or another head than the model's own, which cannot "
-            "generate here. Expected null."
-        )
+    return float((ours - theirs).abs().max()) <= 1e-2 * float(theirs.abs().max().clamp(min=1))

@@ -135,6 +135,8 @@ def cut(net: Any, length: int, every: bool = False) -> nn.Sequential:
     another function.
     """
     name = type(net).__name__
+    if (room := _positions(net)) is not None and length > room:
+        raise UsageError(f"stream.length={length}: {name} has {room} positions. Expected at most as many.")
     try:
         stages = staged(net, every)
         difference = _difference(net, stages, length)
@@ -147,6 +149,16 @@ def cut(net: Any, length: int, every: bool = False) -> nn.Sequential:
             f"{name} computes something else when it is cut into stages (by {difference:.2g}): {FAMILIES}."
         )
     return stages
+
+
+def _positions(net: Any) -> int | None:
+    """Return how many places a model has learned positions for; None where they are computed."""
+    table = getattr(net, "wpe", None) or getattr(getattr(net, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return None
+    return table.num_embeddings - (
+        0 if table.padding_idx is None else table.padding_idx + 1
+    )  # RoBERTa's begin after it
 
 
 def _difference(net: Any, stages: nn.Sequential, length: int) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,7 +61,11 @@ class Compiler:
             except (
                 Exception
             ) as error:  # compilers fail in many ways: no C++ compiler, an operator that they do not know
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".") + "."
+                if " " in torch.__file__ and "C++" in reason:
+                    reason += (
+                        f" It cannot link to torch in a folder with a space in its name, {Path(torch.__file__).parent}."
+                    )
                 if mode != "auto":
                     raise UsageError(
                         f"trainer.compile={mode}: {type(run.model).__name__} could not be compiled: {reason} "
