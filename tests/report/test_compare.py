@@ -38,6 +38,24 @@ def test_seeds_and_devices_are_grouped():
     assert labels([run(seed=0), run(seed=1, device="cuda")]) == [("finetune", 2)]
 
 
+def test_runs_of_an_earlier_version_are_beside_those_of_this_one():
+    """Settings that came since are as they come there; a run that has another value is another experiment."""
+    stream = {"_target_": "frostline.streams.text_domains.language", "path": "texts", "length": 64}
+    trainer = {"epochs": 1}
+    new = {"validation": 0.0, "token_folder": "tokens", "token_groups": {"numbers": "[0-9]"}}
+    runs = [run(seed=seed) for seed in range(4)]
+    for place, more in enumerate(({}, new, {**new, "token_folder": None}, {**new, "validation": 0.2})):
+        runs[place]["config"] |= {"stream": stream | more, "trainer": trainer | ({"output_drift": 64} if more else {})}
+    groups = group_runs(runs)
+    assert [len(g.runs) for g in groups] == [3, 1]
+    assert [g.stream for g in groups] == ["split_digits validation=0.0", "split_digits validation=0.2"]
+
+
+def test_a_sweep_over_selectors_names_its_reference():
+    runs = [run("partial"), run("partial", selector="LastK"), run("finetune")]
+    assert [name for name, _ in labels(runs)] == ["partial Everything", "partial LastK", "finetune"]
+
+
 def test_a_label_names_a_data_set_once():
     def content(dataset):
         stream = {"_target_": "frostline.streams.split", "dataset": dataset, "scenario": "class"}

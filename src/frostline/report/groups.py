@@ -1,20 +1,24 @@
 """Runs of one configuration as a group: what they have in common, what they are called, their means and intervals."""
 
+import importlib
+import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from frostline.core import metrics
+from frostline.loop.settings import TrainerConfig
 from frostline.records import results
 from frostline.report.outcome import outcome
 from frostline.report.statistics import Summary, half_width, summarise
 
 IGNORED = (
     "seed", "resume", "figures", "cost", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
-    "trainer.checkpoint_every_s",
+    "trainer.checkpoint_every_s", "trainer.output_drift", "trainer.answers", "stream.token_folder", "stream.token_groups",
 )  # fmt: skip
 
 REFERENCE = "joint"  # has all data at once: nothing that one could choose
@@ -120,8 +124,31 @@ def by_stream(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration without what makes no other experiment: seeds, devices, trackers."""
-    flat = {k: v for k, v in _flatten(config).items() if not k.endswith("seed")}
+    flat = {k: v for k, v in _flatten(_completed(config)).items() if not k.endswith("seed")}
     return {k: v for k, v in flat.items() if k.startswith("strategy") or not k.startswith(IGNORED)}
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the settings that an earlier version had not, as they come: they do what it did."""
+    added = {"trainer": asdict(TrainerConfig()) | config.get("trainer", {})}
+    for section in ("stream", "model", "selector", "optimizer", "schedule"):
+        if isinstance(own := config.get(section), dict):
+            added[section] = _defaults(own.get("_target_", "")) | own
+    return config | added
+
+
+@lru_cache
+def _defaults(target: str) -> dict[str, Any]:
+    """Return the defaults of what frostline builds from a configuration; nothing of what is another's."""
+    if not target.startswith("frostline."):
+        return {}
+    module, _, name = target.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    except (ImportError, AttributeError, TypeError, ValueError):  # of another version
+        return {}
+    plain = (type(None), bool, int, float, str)
+    return {p.name: p.default for p in parameters if isinstance(p.default, plain) and p.name not in ("device", "seed")}
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -167,7 +194,8 @@ def _of_stream(key: str) -> bool:
 def _label(flat: dict[str, Any], varying: list[str]) -> str:
     parts = [flat["strategy"]]
     for key in varying:
-        unset = flat.get(key) is None or (key, flat[key]) == ("selector", "Everything")
+        everything = (key, flat.get(key)) == ("selector", "Everything") and flat["strategy"] != "partial"
+        unset = flat.get(key) is None or everything
         if not unset and key != "strategy":
             parts.append(str(flat[key]) if "." not in key else f"{key.rpartition('.')[2]}={flat[key]}")
     return " ".join(parts)
