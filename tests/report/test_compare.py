@@ -120,6 +120,16 @@ def test_figure_has_a_point_for_each_configuration():
     assert figure.get_suptitle() == "split_digits: mean of two seeds, a dot each"
 
 
+def test_a_dozen_selectors_have_a_dozen_marks_and_low_accuracies_the_whole_height():
+    groups = group_runs([run("partial", selector=f"S{i}", accuracy=0.2 + 0.01 * i) for i in range(13)])
+    axes = accuracy_against_cost(groups).axes[0]
+    marks = [container.lines[0].get_marker() for container in axes.containers]  # type: ignore[attr-defined]
+    assert len(set(marks)) == 13
+    low, high = axes.get_ylim()
+    assert 0.1 <= low <= 0.2
+    assert 0.4 <= high <= 0.43
+
+
 def test_colours_tell_strategies_apart_and_markers_what_else_differs():
     runs = [run("ewc", own={"strength": 1}), run("ewc", own={"strength": 2}), run("lwf")]
     points = [container.lines[0] for container in accuracy_against_cost(group_runs(runs)).axes[0].containers]

@@ -21,7 +21,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.files import atomic_write, make_folder
 from frostline.report.columns import COLUMNS as KNOWN
 from frostline.report.console import wide_console
-from frostline.report.figures import save_figure
+from frostline.report.figures import MARKS, save_figure
 from frostline.report.finding import find_runs
 from frostline.report.groups import Group, by_accuracy, group_runs
 from frostline.report.outcome import sentence
@@ -217,7 +217,7 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
                 axes.plot(group.values(column), group.values("accuracy"), ".", color=colours[group.strategy], alpha=0.5)
             axes.errorbar(
                 x, y, xerr=dx if dx > 0 and not few else None, yerr=dy if dy > 0 and not few else None,
-                fmt="osD^vP*X"[places[group.strategy] % 8], color=colours[group.strategy], capsize=3,
+                fmt=MARKS[places[group.strategy] % len(MARKS)], color=colours[group.strategy], capsize=3,
                 label=group.label if len(groups) <= NAMED else "" if places[group.strategy] else group.strategy,
             )  # fmt: skip
             places[group.strategy] += 1
@@ -226,7 +226,8 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
         axes.set_xlim(0, 1.15 * highest or 1)
         axes.xaxis.set_major_formatter(EngFormatter() if column == "flops" else ScalarFormatter())
         axes.xaxis.set_major_locator(MaxNLocator(5))  # engineering units are wide
-        axes.set_ylim(max(0.0, np.floor(10 * axes.get_ylim()[0]) / 10), 1.02)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(0.0, np.floor(10 * low) / 10), min(1.0, np.ceil(10 * high) / 10) + 0.02)
         axes.set_yticks([tick for tick in axes.get_yticks() if tick < 1.01])  # no accuracy is above 1
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

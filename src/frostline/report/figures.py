@@ -17,6 +17,7 @@ from frostline.records import curve
 from frostline.records.results import TRAINING_PHASES
 from frostline.report.drift_figure import output_drift
 
+MARKS = "osD^PX*v<>phHd8"  # of points that one colour has
 ACCENT, FAINT = "#0b5394", "#9aa5b1"
 
 

@@ -11,10 +11,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from frostline.core import metrics
 from frostline.report.columns import less_is_better
+from frostline.report.figures import MARKS
 from frostline.report.groups import REFERENCE, Group, by_accuracy, by_stream, selector_setting
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D31", "#777777")  # Okabe and Ito's
-MARKERS, HATCHES = "osD^PX*v", ("", "///", "...", "xx", "--", "||", "++", "\\\\\\")
+HATCHES = ("", "///", "...", "xx", "--", "||", "++", "\\\\\\")
 PHASES = ("train", "consolidate", "select", "cache", "evaluate")
 MOST_BARS, MOST_LINES, MOST_NAMES = 30, 8, 12
 
@@ -146,7 +147,7 @@ def forgotten(groups: Sequence[Group]) -> Figure | None:
         )
         drop = (peak - R[:, -1, :-1].T).mean(1)
         axes.plot(
-            range(len(drop)), drop, MARKERS[n] + "-", color=COLOURS[n], markersize=3, linewidth=1, label=group.method
+            range(len(drop)), drop, MARKS[n] + "-", color=COLOURS[n], markersize=3, linewidth=1, label=group.method
         )
     if not axes.lines:
         return None
@@ -170,7 +171,7 @@ def _look(group: Group, groups: Sequence[Group]) -> dict[str, Any]:
     strategies = list(dict.fromkeys(g.strategy for g in groups))
     selectors = list(dict.fromkeys(selector_setting(g.runs[0]["config"])[0] for g in groups))
     mine = selectors.index(selector_setting(group.runs[0]["config"])[0])
-    return {"color": COLOURS[strategies.index(group.strategy) % 8], "marker": MARKERS[mine % 8]}
+    return {"color": COLOURS[strategies.index(group.strategy) % 8], "marker": MARKS[mine % len(MARKS)]}
 
 
 def _axes(height: float = 3.4) -> tuple[Figure, Axes]:
