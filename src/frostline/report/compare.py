@@ -228,7 +228,7 @@ def accuracy_against_cost(groups: list[Group]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))  # engineering units are wide
         low, high = axes.get_ylim()
         axes.set_ylim(max(0.0, np.floor(10 * low) / 10), min(1.0, np.ceil(10 * high) / 10) + 0.02)
-        axes.set_yticks([tick for tick in axes.get_yticks() if tick < 1.01])  # no accuracy is above 1
+        axes.set_yticks([tick for tick in axes.get_yticks() if tick < min(1.01, axes.get_ylim()[1])])  # none is above 1
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("average accuracy after the last task")
