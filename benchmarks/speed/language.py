@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.core.structure import blocks, everything
+from frostline.core.structure import everything
 from frostline.core.torchvision_schemas import torchvision
 from frostline.costs import CostMeter
 from frostline.costs.flops import count_flops
@@ -31,7 +31,7 @@ from frostline.loop.settings import TrainerConfig
 from frostline.loop.training import run_stream
 from frostline.models import decoder
 from frostline.records.environment import environment
-from frostline.selectors import Everything
+from frostline.selectors import Everything, ExceptFirstK, LastK
 from frostline.selectors.roles import ROLES, names_of_role
 from frostline.speed.fast import Fast
 from frostline.strategies import Finetune
@@ -158,12 +158,9 @@ def savers() -> list[dict]:
 def shares() -> None:
     """Print what a step takes of a full one's operations, and which share of the parameters it trains."""
     model, x = decoder((LENGTH,), WORDS), tokens(WORDS, 1)[:4, :-1]
-    sizes, groups = {n: p.numel() for n, p in model.named_parameters()}, blocks(model)
-    parts = {"everything": everything(model)} | {role: names_of_role(model, role) for role in ROLES if role != "biases"}
-    parts |= {
-        "last_k k=2": frozenset().union(*groups[-2:]),
-        "except_first_k k=0.5": everything(model).difference(*groups[:3]),
-    }
+    sizes = {n: p.numel() for n, p in model.named_parameters()}
+    parts = {"everything": everything(model)} | {role: named for role in ROLES if (named := names_of_role(model, role))}
+    parts |= {"last_k k=1": LastK(k=1).names(model), "except_first_k k=3": ExceptFirstK(k=3).names(model)}
     parts["attention_projections and mlp_gate_up"] = parts["attention_projections"] | parts["mlp_gate_up"]
     full = 0
     for name, thawed in parts.items():

@@ -163,7 +163,7 @@ def test_what_the_selector_remembers_survives(make_run):
 @pytest.mark.parametrize(
     ("model", "widths"),
     [
-        (vit((3, 16, 16), 10, patch=4, width=24, depth=2, heads=2), [24, 24, 24, 24]),  # 16 tokens
+        (vit((3, 16, 16), 10, patch=4, width=24, depth=2, heads=2), [24, 24, 24]),  # 16 tokens
         (cnn((3, 16, 16), 10, channels=[5, 7], hidden=9), [5, 7, 9]),
     ],
 )
@@ -194,4 +194,4 @@ def test_of_texts_the_loss_is_the_mean_over_tokens_that_count():
     with torch.no_grad():
         wanted = torch.stack([F.cross_entropy(z, t, ignore_index=IGNORED) for z, t in zip(model(x), y, strict=True)])
     assert torch.from_numpy(seen["loss"][:, 0]).allclose(wanted, atol=1e-5)
-    assert [seen[name].shape for name in block_modules(model)] == [(4, 16)] * 4
+    assert [seen[name].shape for name in block_modules(model)] == [(4, 16)] * 3

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from frostline.core.importance import mean_by_layer, squared_gradients
-from frostline.core.structure import blocks, everything, head, layers
+from frostline.core.structure import block_modules, blocks, everything, head, layers
 from frostline.costs import TaskCosts
-from frostline.models import decoder, mlp, slim_resnet18
+from frostline.models import decoder, mlp, slim_resnet18, vit
 from frostline.selectors import FirstK, HeadOnly, LastK, Pattern, TopGradient
 
 no_cost = TaskCosts(trace=None, epochs=96, samples=100)
@@ -84,9 +84,18 @@ def test_top_gradient_with_too_small_a_share(digits):
         TopGradient(fraction=0.0)
 
 
-def test_a_last_block_that_is_a_norm_alone_is_said(capsys):
-    LastK(k=1).check(decoder((16,), 61, 16, 2, 2, 1, 24), None)
-    assert "selector.k=1 thaws backbone.norm.weight alone, which can learn little." in capsys.readouterr().out
-    LastK(k=2).check(decoder((16,), 61, 16, 2, 2, 1, 24), None)
-    LastK(k=1).check(decoder((16,), 61, 16, 2, 2, 1, 24, tied=False), None)
-    assert not capsys.readouterr().out
+@pytest.mark.parametrize("model", [decoder, vit])
+def test_the_last_norm_is_a_part_of_the_last_block(model):
+    """It was a block of its own: last_k with k=1 trained it alone, and a decoder with a tied head learned nothing."""
+    net = (
+        decoder((16,), 61, 16, 3, 2, 1, 24)
+        if model is decoder
+        else vit((1, 8, 8), 5, patch=4, width=16, depth=3, heads=2)
+    )
+    groups, modules = blocks(net), block_modules(net)
+    assert modules[-1] == "backbone.block3"
+    assert all(any(net.get_parameter(name).ndim > 1 for name in group) for group in groups)
+    thawed = LastK(k=1).choose(net, None, None) - head(net)  # type: ignore[arg-type]
+    assert any("block3" in name or ".2." in name for name in thawed)
+    assert any("norm" in name and "block" not in name for name in thawed) or model is vit
+    assert frozenset().union(*groups) | head(net) == everything(net)

@@ -109,32 +109,31 @@ def note_order(model: nn.Module) -> Iterator[None]:
 def blocks(model: nn.Module) -> list[frozenset[str]]:
     """Return the parameter names of each block from shallow to deep, the head left out.
 
-    A model may say what its blocks are with `blocks() -> list of module names`; otherwise each layer is one, together with
-    the norms that follow it.
+    A model may say what its blocks are with `blocks() -> list of module names`; otherwise each layer is one. The norms that
+    follow a block are a part of it.
     """
-    outside = head(model)
-    if _says(model, "blocks"):
-        parameters = [n for n, _ in model.named_parameters() if n not in outside]
-        groups = [frozenset(p for p in parameters if p.startswith(f"{n}.")) for n in model.blocks()]  # type: ignore[operator]
-        return [group for group in groups if group]
-    found: list[frozenset[str]] = []
-    for names in layers(model).values():
-        own = frozenset(names) - outside
-        if found and all(model.get_parameter(n).ndim < 2 for n in own):
-            found[-1] |= own
-        elif own:
-            found.append(own)
-    return found
+    return [names for _, names in _named_blocks(model)]
 
 
 def block_modules(model: nn.Module) -> list[str]:
-    """Return the module whose output is that of each of `blocks`: the block itself, or its last layer or norm."""
-    place = {p: name for name, own in layers(model).items() for p in own}
-    order = list(layers(model))
-    if _says(model, "blocks"):
-        said = list(model.blocks())  # type: ignore[operator]
-        return [next(n for n in said if next(iter(group)).startswith(f"{n}.")) for group in blocks(model)]
-    return [max((place[p] for p in group), key=order.index) for group in blocks(model)]
+    """Return the module whose output is that of each of `blocks`: what the model calls so, or its last layer or norm."""
+    return [module for module, _ in _named_blocks(model)]
+
+
+def _named_blocks(model: nn.Module) -> list[tuple[str, frozenset[str]]]:
+    """Return each block's module and its parameters."""
+    outside, known, said = head(model), [n for n, _ in model.named_parameters()], _says(model, "blocks")
+    groups: dict[str, Sequence[str]] = dict(layers(model))
+    if said:
+        groups = {n: [p for p in known if p.startswith(f"{n}.")] for n in model.blocks()}  # type: ignore[operator]
+    found: list[tuple[str, frozenset[str]]] = []
+    for module, names in groups.items():
+        own = frozenset(names) - outside
+        if own and found and all(model.get_parameter(n).ndim < 2 for n in own):
+            found[-1] = (found[-1][0] if said else module, found[-1][1] | own)
+        elif own:
+            found.append((module, own))
+    return found
 
 
 def shares_of_blocks(model: nn.Module, names: Iterable[str]) -> dict[str, float]:

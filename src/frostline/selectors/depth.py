@@ -51,12 +51,6 @@ class LastK(Selector):
                 f"selector.k={self.k}: the model has {len(blocks(model))} blocks beside the head. "
                 f"{f'The nearest valid value is {len(blocks(model))}.' if blocks(model) else 'Expected selector=head.'}"
             )
-        chosen = self.names(model)
-        if chosen and all(model.get_parameter(n).ndim < 2 for n in chosen):  # a decoder's last norm, its head tied
-            print(
-                f"frostline: selector.k={self.k:g} thaws {', '.join(sorted(chosen))} alone, which can learn little. The block "
-                f"before it trains from selector.k={self.count(blocks(model)) + 1} on."
-            )
 
     def choose(self, model: nn.Module, task: Task, costs: TaskCosts) -> frozenset[str]:
         return self.names(model)
