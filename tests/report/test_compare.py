@@ -218,3 +218,8 @@ def test_a_language_run_says_perplexities_and_positions():
     assert [list(column.cells) for column in tasks.columns] == [["untrained", "0: \\[b]"], ["7.389", "[bold]1[/]"]]
     assert list(suites.columns[1].cells) == ["2.718", ""]
     assert token_lines(content) == ["Learned from 4 k token positions, 2 k a second."]
+    content["bits_per_byte"] = {"tasks": [[2.885], [0.0]], "held_out": {"old": [1.443, None]}}
+    tasks, suites = perplexity_tables(content)
+    assert tasks.title == "Perplexity / bits a byte after each task"
+    assert list(tasks.columns[1].cells) == ["7.389 / 2.885", "[bold]1 / 0.000[/]"]
+    assert list(suites.columns[1].cells) == ["2.718 / 1.443", ""]

@@ -1,17 +1,20 @@
 """Windows of text by domain: what is in them, what is held out, and files that are not as expected."""
 
 import json
+import math
 import random
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from frostline.core.checks import UsageError
 from frostline.loop import probing
 from frostline.streams import from_tasks, language
 from frostline.streams.documents import PIECE, domains_in, fingerprint, is_test, pieces
+from frostline.streams.tokens import tokens_for
+from tests.conftest import in_process
 from tests.streams.test_streams import everything_in
 
 
@@ -200,3 +203,66 @@ def test_a_pattern_that_no_token_has_matters_only_where_it_is_asked_for(tmp_path
     named = language(str(tmp_path / "texts"), token_groups={"down": "^d"}, **settings)
     assert named.groups is not None
     assert named.groups() == {"down": (2,)}
+
+
+ODD = "Grüße,  aus\tKöln \u4e2d\u6587 \U0001f600!\n"
+
+
+@pytest.mark.parametrize("kind", ["bytes", "byte_level", "byte_fallback"])
+def test_the_bytes_of_a_texts_tokens_are_the_bytes_of_the_text(kind, tmp_path):
+    tokens = tokens_for(None if kind == "bytes" else _trained(kind, tmp_path))
+    lengths, texts = tokens.octets(), [ODD, "plain words and so on", ODD[::-1]]
+    lead = 1 if kind == "byte_fallback" else 0  # SentencePiece writes a space before a text
+    for text, ids in zip(texts, tokens.documents(texts), strict=True):
+        assert lengths[torch.from_numpy(ids).long()].sum() == lead + len(text.encode())
+
+
+def test_tokens_that_do_not_say_all_of_a_text_have_no_bytes(tmp_path):
+    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "a": 2}, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert tokens_for(str(tmp_path)).octets() is None
+
+
+def _trained(kind, folder):
+    if kind == "byte_level":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+        alphabet, special = pre_tokenizers.ByteLevel.alphabet(), []
+    else:
+        tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        alphabet, special = [], ["<unk>"]
+    octets = [f"<0x{i:02X}>" for i in range(256)] if special else []
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=[*special, "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(lines("any"), trainer)
+    if octets:  # the trainer would make them special, which they are not
+        model = json.loads(tokenizer.to_str())
+        model["model"]["vocab"] |= {o: len(model["model"]["vocab"]) + i for i, o in enumerate(octets)}
+        tokenizer = Tokenizer.from_str(json.dumps(model))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return str(folder)
+
+
+def test_a_run_ends_with_bits_a_byte(corpus, tmp_path):
+    """Of bytes: the loss in bits, and a little more, since what ends a document costs bits and is no byte."""
+    folder = tmp_path / "run"
+    code, error = in_process(
+        "stream=language", f"stream.path={corpus}", "stream.length=32", "stream.tokens_per_task=2000", "stream.tasks=[chat]",
+        "stream.held_out=[notes]", "model=decoder", "model.width=16", f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert code == 0, error
+    found = json.loads((folder / "result.json").read_text())
+    stream = language(str(corpus), tasks=["chat"], held_out=["notes"], length=32, tokens_per_task=2000)
+    for losses, bits, source in (
+        (found["loss"][0], found["bits_per_byte"]["tasks"][0], stream[0].test),
+        (found["held_out"]["notes"]["loss"], found["bits_per_byte"]["held_out"]["notes"], stream.suites[0].source),
+    ):
+        text = int((source.labels < 256).sum())
+        assert bits[0] == pytest.approx(losses[0] / math.log(2) * source.labels.numel() / text)
+        assert 1 < source.labels.numel() / text < 1.03

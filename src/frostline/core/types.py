@@ -168,7 +168,8 @@ class TaskStream:
     padding: the token that fills up short texts and is none of them, None where samples are no texts. end: the token that ends
     a document, where tokens are to see those of their own document only. class_names: of each logit, where they are
     known. groups: makes the groups of words whose share of what is said trainer.output_drift watches. writing: of prompts with
-    answers, how tokens are read.
+    answers, how tokens are read. octets: makes how many bytes of
+    text each token stands for [classes], None where that is not known.
     """
 
     name: str
@@ -183,6 +184,7 @@ class TaskStream:
     class_names: tuple[str, ...] = ()
     groups: Callable[[], Mapping[str, tuple[int, ...]]] | None = None
     writing: Writing | None = None
+    octets: Callable[[], Tensor | None] | None = None
 
     def __repr__(self) -> str:
         learned, tested = (sum(len(getattr(task, part)) for task in self.tasks) for part in ("train", "test"))

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 
 from frostline.core import metrics
 from frostline.core.files import atomic_write
-from frostline.core.objectives import Classification
+from frostline.core.objectives import IGNORED, Classification
 from frostline.core.peaks import utilisation
-from frostline.core.types import TaskStream
+from frostline.core.types import Source, TaskStream
 from frostline.costs import CostMeter, totals
 from frostline.costs.meter import COLUMNS, LEARNING
+from frostline.loop.evaluation import evaluation_data
 from frostline.loop.progress import Progress, Row
 from frostline.records.environment import environment
 
@@ -45,6 +47,11 @@ def result(
 ) -> dict[str, Any]:
     """Return the content of result.json, as the outer contract describes it."""
     rows, losses = (_filled(own, len(stream)) for own in (progress.accuracy, progress.loss))
+    held_out = {
+        name: {key: values + [None] * (len(stream) + 1 - len(values)) for key, values in suite.items()}
+        for name, suite in progress.held_out.items()
+    }
+    which = config.get("trainer", {}).get("evaluate_on", "test")
     return {
         "schema": SCHEMA,
         "status": status,
@@ -63,12 +70,10 @@ def result(
         "data": data,
         "accuracy": rows,
         "loss": losses,
-        "held_out": {
-            name: {key: values + [None] * (len(stream) + 1 - len(values)) for key, values in suite.items()}
-            for name, suite in progress.held_out.items()
-        },
+        "held_out": held_out,
+        "bits_per_byte": bits_per_byte(stream, losses, held_out, which),
         "task_aware": _filled(progress.aware, len(stream)),
-        "by_class": _by_class(stream, progress, config.get("trainer", {}).get("evaluate_on", "test")),
+        "by_class": _by_class(stream, progress, which),
         "flips": progress.flips,  # after each task but the first: targets that became wrong, right, of how many
         "training_loss": [progress.training_loss(task.index) for task in stream.tasks],
         "output_drift": progress.output_drift,
@@ -117,6 +122,34 @@ def answered(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         | {key: sum(row[key] for row in own) / len(own) for key in ("exact", "rouge_l")}
         for (after, of), own in found.items()
     ]
+
+
+def bits_per_byte(
+    stream: TaskStream, losses: Sequence[Row], held_out: dict[str, dict[str, Row]], which: str
+) -> dict[str, Any] | None:
+    """Return the losses on tasks and held-out suites in bits a byte of text; None where tokens do not say how long they are.
+
+    It is what models with different tokens can be compared by: what a text's tokens cost together, by the bytes of the text.
+    """
+    lengths = None if stream.octets is None else stream.octets()
+    if lengths is None:
+        return None
+
+    def bits(source: Source, values: Sequence[float | None]) -> Row:
+        y = source.labels.flatten().cpu()
+        y = y[y != IGNORED]
+        octets = int(lengths[y.long()].sum())
+        by = len(y) / octets / math.log(2) if octets else None
+        return [None if v is None or by is None else v * by for v in values]
+
+    columns = [
+        bits(evaluation_data(t, which), column)
+        for t, column in zip(stream.tasks, zip(*losses, strict=True), strict=True)
+    ]
+    return {
+        "tasks": [list(row) for row in zip(*columns, strict=True)],
+        "held_out": {s.name: bits(s.source, held_out[s.name]["loss"]) for s in stream.suites if s.name in held_out},
+    }
 
 
 def _by_class(stream: TaskStream, progress: Progress, which: str) -> dict[str, float]:

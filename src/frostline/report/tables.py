@@ -16,22 +16,26 @@ MOST_TASKS = 12  # columns that a terminal has room for
 
 def accuracy_table(content: dict[str, Any]) -> Table:
     """Return the accuracy matrix as a table."""
-    return _matrix("Test accuracy after each task", content, content["accuracy"])
+    return _matrix("Test accuracy after each task", content, _cells(content["accuracy"], ".3f"))
 
 
 def perplexity_tables(content: dict[str, Any]) -> list[Table]:
-    """Return the loss matrix as perplexities where every token has a target, and those of held-out suites; else nothing."""
+    """Return the losses as perplexities and, where known, bits a byte, where every token has a target; else nothing."""
     if content["stream"].get("targets", 1) == 1 or content["stream"].get("unit") != "nats":
         return []
-    tables = [_matrix("Perplexity after each task", content, _exponents(content["loss"]), ".4g")]
+    bits = content.get("bits_per_byte") or {"tasks": None, "held_out": {}}
+    what = "Perplexity" if bits["tasks"] is None else "Perplexity / bits a byte"
+    tables = [_matrix(f"{what} after each task", content, _perplexities(content["loss"], bits["tasks"]))]
     if content["held_out"]:
         names = list(content["held_out"])
         rows = [list(row) for row in zip(*(content["held_out"][name]["loss"] for name in names), strict=True)]
-        table = Table(title="Perplexity on what is held out", box=SIMPLE_HEAD)
+        own = [bits["held_out"].get(name) for name in names]
+        own = None if None in own else [list(row) for row in zip(*own, strict=True)]
+        table = Table(title=f"{what} on what is held out", box=SIMPLE_HEAD)
         for head in ("after", *map(escape, names)):
             table.add_column(head, justify="left" if head == "after" else "right")
-        for name, row in zip(("untrained", *content["stream"]["tasks"]), _exponents(rows), strict=True):
-            table.add_row(escape(name), *("" if value is None else f"{value:.4g}" for value in row))
+        for name, row in zip(("untrained", *content["stream"]["tasks"]), _perplexities(rows, own), strict=True):
+            table.add_row(escape(name), *row)
         tables.append(table)
     return tables
 
@@ -54,11 +58,21 @@ def answer_tables(content: dict[str, Any]) -> list[Table]:
     return [table]
 
 
-def _exponents(rows: list[list[float | None]]) -> list[list[float | None]]:
-    return [[None if value is None else math.exp(min(value, 700.0)) for value in row] for row in rows]
+def _perplexities(losses: list[list[float | None]], bits: list[list[float | None]] | None) -> list[list[str]]:
+    cells = _cells([[None if v is None else math.exp(min(v, 700.0)) for v in row] for row in losses], ".4g")
+    if bits is None:
+        return cells
+    return [
+        [cell and f"{cell} / {own:.3f}" if own is not None else cell for cell, own in zip(row, found, strict=True)]
+        for row, found in zip(cells, bits, strict=True)
+    ]
 
 
-def _matrix(title: str, content: dict[str, Any], rows: list[list[float | None]], form: str = ".3f") -> Table:
+def _cells(rows: list[list[float | None]], form: str) -> list[list[str]]:
+    return [["" if value is None else f"{value:{form}}" for value in row] for row in rows]
+
+
+def _matrix(title: str, content: dict[str, Any], rows: list[list[str]]) -> Table:
     tasks = content["stream"]["tasks"]
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("after \\ on")
@@ -70,9 +84,7 @@ def _matrix(title: str, content: dict[str, Any], rows: list[list[float | None]],
     for i, row in enumerate(rows):
         if i and i - 1 not in shown:
             continue
-        cells = [
-            "" if row[j] is None else f"[bold]{row[j]:{form}}[/]" if j == i - 1 else f"{row[j]:{form}}" for j in shown
-        ]
+        cells = [f"[bold]{row[j]}[/]" if j == i - 1 and row[j] else row[j] for j in shown]
         table.add_row("untrained" if i == 0 else escape(tasks[i - 1]), *cells)
     return table
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from frostline.core.checks import UsageError
 from frostline.core.types import Writing
 
 ENDS_OF_ANSWERS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_turn|>")
+OCTET, SPACE = re.compile("<0x[0-9A-F]{2}>"), "\u2581"  # as tokenizers of SentencePiece's kind write them
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 
 
@@ -29,6 +32,10 @@ class Tokens(Protocol):
 
     def words(self) -> list[str]:
         """Return the text of each token."""
+        ...
+
+    def octets(self) -> Tensor | None:
+        """Return how many bytes of text each token stands for [size]; None where tokens do not say all of a text."""
         ...
 
     def writing(self) -> Writing:
@@ -60,6 +67,10 @@ class Bytes:
     def words(self) -> list[str]:
         """Return each byte's character, where it is one alone."""
         return [bytes([i]).decode("utf-8", "replace") for i in range(256)] + [""]
+
+    def octets(self) -> Tensor:
+        """Return 1 for each byte, and 0 for what ends a text."""
+        return (torch.arange(self.size) != self.end).long()
 
     def writing(self) -> Writing:
         """Return what makes text of bytes, and what ends an answer."""
@@ -103,6 +114,19 @@ class FromFile:
     def words(self) -> list[str]:
         """Return each token's text, none of those that are no text."""
         return self.tokenizer.decode_batch([[i] for i in range(self.size)])
+
+    def octets(self) -> Tensor | None:
+        """Return each token's bytes: a sign is one where the tokenizer spells bytes by signs; special tokens have none."""
+        marks, special = json.loads(self.tokenizer.to_str()), self.tokenizer.get_added_tokens_decoder()
+        decoder = json.dumps(marks["decoder"])
+        signs = [self.tokenizer.id_to_token(i) or "" for i in range(self.size)]
+        if '"ByteLevel"' in decoder:
+            found = [len(sign) for sign in signs]
+        elif '"ByteFallback"' in decoder:
+            found = [1 if OCTET.fullmatch(sign) else len(sign.replace(SPACE, " ").encode()) for sign in signs]
+        else:
+            return None
+        return torch.tensor([0 if i in special and special[i].special else n for i, n in enumerate(found)])
 
     def writing(self) -> Writing:
         """Return what makes text of tokens, and what ends an answer."""
