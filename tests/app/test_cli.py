@@ -67,7 +67,7 @@ def test_a_run_leaves_what_the_contract_says(cli, tmp_path):
         "average_accuracy", "average_incremental_accuracy", "learning_accuracy", "backward_transfer",
         "forward_transfer", "forgetting", "intransigence", "worst_case_accuracy",
         "anytime_accuracy", "stability_gap", "worst_case_within", "task_aware_accuracy", "negative_flip_rate",
-        "prequential_accuracy", "held_out_change", "output_drift",
+        "prequential_accuracy", "held_out_change", "held_out_loss_rise", "output_drift",
     }  # fmt: skip
     row = content["ledger"][-1]
     assert {

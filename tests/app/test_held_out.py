@@ -31,6 +31,8 @@ def test_a_suite_is_a_column_of_its_own(tmp_path):
         assert all(0 <= value <= 1 for value in suite["accuracy"])
     change = [s["accuracy"][-1] - s["accuracy"][0] for s in content["held_out"].values()]
     assert content["metrics"]["held_out_change"] == pytest.approx(sum(change) / 2)
+    rise = [s["loss"][-1] - s["loss"][0] for s in content["held_out"].values()]
+    assert content["metrics"]["held_out_loss_rise"] == pytest.approx(sum(rise) / 2)
     assert [entry["name"] for entry in content["config"]["held_out"]] == ["rotated_digits", "split_digits"]
 
 

@@ -12,7 +12,7 @@ from frostline.core.objectives import Classification
 from frostline.core.scope import evaluating
 from frostline.core.structure import is_staged, note_order
 from frostline.core.types import TaskStream
-from frostline.loop import answering, probing
+from frostline.loop import answering, harness, probing
 from frostline.loop.evaluation import evaluation_data
 from frostline.loop.settings import TrainerConfig
 from frostline.models.llama import keep_apart
@@ -62,6 +62,7 @@ def check_parts(
     evaluation_data(stream[0], settings.evaluate_on)
     probing.check(settings.output_drift, stream)
     answering.check(settings.answers, stream)
+    harness.check(settings, stream)
     try:
         optimizer(list(model.parameters()))  # refuses its own bad settings here, not after an hour
     except (TypeError, ValueError) as error:

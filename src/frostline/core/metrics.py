@@ -23,6 +23,7 @@ NAMES = (
     "intransigence",
     "worst_case_accuracy",
     "held_out_change",
+    "held_out_loss_rise",
     "output_drift",
     "task_aware_accuracy",
     "negative_flip_rate",
@@ -139,6 +140,14 @@ def held_out_change(suites: Sequence[Sequence[float | None]]) -> float:
     return float(np.mean(changes)) if changes else np.nan
 
 
+def held_out_loss_rise(suites: Sequence[Sequence[float | None]]) -> float:
+    """Return the mean loss on the held-out suites now minus before the first task, a target; each is T+1 numbers.
+
+    Of language models in nats a token: what PEFT's method comparison calls forgetting. Suites that have no loss do not count.
+    """
+    return held_out_change([suite for suite in suites if any(value is not None for value in suite)])
+
+
 def output_drift(rows: Sequence[Mapping[str, Any]]) -> float:
     """Return the divergence from the base at the last look, mean over suites, in nats; rows: see core.output_drift.measure."""
     last = {row["suite"]: row["kl"] for row in rows}
@@ -197,17 +206,22 @@ def all_metrics(
     aware: np.ndarray | None = None,
     flips: Sequence[Sequence[int]] = (),
     drift: Sequence[Mapping[str, Any]] = (),
+    held_out_loss: Sequence[Sequence[float | None]] = (),
 ) -> dict[str, float | None]:
     """Return every metric of one run by its name, None where it is not defined.
 
     within: evaluations within tasks, [E, 2 + T], see anytime_accuracy. aware: R where samples say which task they are of.
     flips: see negative_flip_rate. drift: see output_drift.
     """
-    other = ("intransigence", "held_out_change", "output_drift", "task_aware_accuracy", "negative_flip_rate", *WITHIN)
+    other = (
+        "intransigence", "held_out_change", "held_out_loss_rise", "output_drift", "task_aware_accuracy", "negative_flip_rate",
+        *WITHIN,
+    )  # fmt: skip
     values = {name: globals()[name](R) for name in NAMES if name not in other}
     values |= {name: np.nan if within is None else globals()[name](R, within) for name in WITHIN}
     values["intransigence"] = intransigence(R, reference)
     values["held_out_change"] = held_out_change(held_out)
+    values["held_out_loss_rise"] = held_out_loss_rise(held_out_loss)
     values["output_drift"] = output_drift(drift)
     values["task_aware_accuracy"] = np.nan if aware is None else average_accuracy(aware)
     values["negative_flip_rate"] = negative_flip_rate(flips)

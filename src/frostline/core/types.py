@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -161,6 +162,24 @@ class Writing(NamedTuple):
     ends: tuple[tuple[int, ...], ...]
 
 
+class Vocabulary(Protocol):
+    """What makes tokens of texts; `end` ends a text."""
+
+    end: int
+
+    def documents(self, texts: list[str]) -> list[np.ndarray]:
+        """Return each text's tokens, with the one that ends it."""
+        ...
+
+    def octets(self) -> Tensor | None:
+        """Return how many bytes of text each token stands for [size]; None where tokens do not say all of a text."""
+        ...
+
+    def writing(self) -> Writing:
+        """Return what makes text of tokens, and what ends an answer."""
+        ...
+
+
 @dataclass(frozen=True)
 class TaskStream:
     """A sequence of tasks; `classes` is the number of logits, `shape` the shape of one sample.
@@ -168,8 +187,8 @@ class TaskStream:
     padding: the token that fills up short texts and is none of them, None where samples are no texts. end: the token that ends
     a document, where tokens are to see those of their own document only. class_names: of each logit, where they are
     known. groups: makes the groups of words whose share of what is said trainer.output_drift watches. writing: of prompts with
-    answers, how tokens are read. octets: makes how many bytes of
-    text each token stands for [classes], None where that is not known.
+    answers, how tokens are read. tokens: what the
+    classes are, where they are tokens of text.
     """
 
     name: str
@@ -184,7 +203,7 @@ class TaskStream:
     class_names: tuple[str, ...] = ()
     groups: Callable[[], Mapping[str, tuple[int, ...]]] | None = None
     writing: Writing | None = None
-    octets: Callable[[], Tensor | None] | None = None
+    tokens: Vocabulary | None = None
 
     def __repr__(self) -> str:
         learned, tested = (sum(len(getattr(task, part)) for task in self.tasks) for part in ("train", "test"))

@@ -30,7 +30,8 @@ class Progress:
     targets of each learned task were right last, bool. flips: for each task but the first, how many targets of earlier tasks
     became wrong, how many right, and of how many. retrained: which share of each block's parameters trained, a task each.
     said: what was said at first on each suite; output_drift: how far what is said has moved from it since, a row for each
-    look. answers: to prompts, a row each. losses: of each task's training steps so far, their sum and number.
+    look. answers: to prompts, a row each. harness: scores of its tasks. losses: of each task's
+    training steps so far, their sum and number.
     """
 
     prepared: int = 0
@@ -52,6 +53,7 @@ class Progress:
     said: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     output_drift: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
+    harness: list[dict[str, Any]] = field(default_factory=list)
     seen: dict[str, int] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)

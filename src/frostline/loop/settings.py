@@ -46,6 +46,10 @@ class TrainerConfig:
     evaluate_samples: int | None = None
     output_drift: int | None = None
     answers: int | None = None
+    harness: list[str] | None = None
+    harness_limit: int | None = None
+    harness_shots: int | None = None
+    harness_path: str | None = None
     sam: float = 0.0
     clip: float | None = None
     checkpoint_every_s: float = 60.0
@@ -68,9 +72,11 @@ class TrainerConfig:
             "evaluate_samples",
             "output_drift",
             "answers",
+            "harness_limit",
         ):
             most = 4 * max(16, os.cpu_count() or 1) if name == "threads" else math.inf  # far more crash in OpenMP
             in_range(f"trainer.{name}", getattr(self, name), 1, most, whole=True)
+        in_range("trainer.harness_shots", self.harness_shots, 0, whole=True)
         for name in ("checkpoint_every_s", "prefix_cache_gib", "prefix_cache_views", "sam"):
             in_range(f"trainer.{name}", getattr(self, name), 0)
         if self.evaluate_samples is not None and self.evaluate_every is None:

@@ -12,6 +12,7 @@ from frostline.core.checks import UsageError
 from frostline.core.scope import Scope
 from frostline.core.structure import shares_of_blocks
 from frostline.costs import all_paused
+from frostline.loop import harness
 from frostline.loop.answering import answer
 from frostline.loop.backend import Engine, Marching
 from frostline.loop.evaluation import evaluate_within, record_nothing
@@ -236,6 +237,7 @@ def _look_at_outputs(runs: Sequence[Run], moment: int | None) -> None:
         with run.drawing():
             look_at_outputs(run, moment)
             answer(run, moment)
+            harness.ask(run, moment)
 
 
 def _prepare(run: Run, index: int) -> None:

@@ -78,6 +78,7 @@ def result(
         "training_loss": [progress.training_loss(task.index) for task in stream.tasks],
         "output_drift": progress.output_drift,
         "answers": answered(progress.answers),
+        "harness": progress.harness,
         "within": [list(row) for row in progress.within],  # task, steps taken, accuracy on each task
         "metrics": metrics_of(progress, len(stream)),
         "ledger": [dict(vars(row)) for row in meter.rows],
@@ -96,6 +97,7 @@ def metrics_of(progress: Progress, tasks: int) -> dict[str, float | None]:
     return metrics.all_metrics(
         metrics.matrix(_filled(progress.accuracy, tasks)),
         held_out=[suite["accuracy"] for suite in progress.held_out.values()],
+        held_out_loss=[suite["loss"] for suite in progress.held_out.values()],
         within=metrics.matrix(progress.within) if progress.within else None,
         aware=metrics.matrix(_filled(progress.aware, tasks)) if progress.aware else None,
         flips=progress.flips,
@@ -131,7 +133,7 @@ def bits_per_byte(
 
     It is what models with different tokens can be compared by: what a text's tokens cost together, by the bytes of the text.
     """
-    lengths = None if stream.octets is None else stream.octets()
+    lengths = None if stream.tokens is None else stream.tokens.octets()
     if lengths is None:
         return None
 

@@ -78,7 +78,15 @@ class WandbTracker(Observer):
                 ),
             )
             self.run.define_metric("train/*", step_metric="train/step")
-            for name in ("accuracy/*", "cost/*", "held_out/*", "output_drift/*", "answers/*", *metrics.NAMES):
+            for name in (
+                "accuracy/*",
+                "cost/*",
+                "held_out/*",
+                "output_drift/*",
+                "answers/*",
+                "harness/*",
+                *metrics.NAMES,
+            ):
                 self.run.define_metric(name, step_metric="task")
 
     def task_done(self, run: Run, index: int) -> None:
@@ -94,6 +102,9 @@ class WandbTracker(Observer):
             for row in results.answered(run.progress.answers):
                 if row["after"] == index:
                     values |= {f"answers/{row['of']}/{key}": row[key] for key in ("exact", "rouge_l")}
+            for row in run.progress.harness:
+                if row["after"] == index:
+                    values |= {f"harness/{row['of']}/{key}": row[key] for key in row if key not in ("after", "of")}
             last = {row["suite"]: row for row in run.progress.output_drift}
             for name, row in last.items():
                 values |= {f"output_drift/{name}/{key}": row[key] for key in ("kl", "entropy", "same")}

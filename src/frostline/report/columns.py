@@ -12,6 +12,7 @@ COLUMNS: dict[str, tuple[str, str, bool]] = {  # what a column is called, its un
     "stability_gap": ("stability gap", "", True),
     "intransigence": ("intransigence", "", True),
     "held_out_change": ("change on held-out data", "", False),
+    "held_out_loss_rise": ("rise of the loss on held-out data", "", True),
     "loss": ("test loss at the end", "", True),
     "flops": ("operations of learning", "FLOP", True),
     "of_full": ("share of full fine-tuning's operations", "", True),

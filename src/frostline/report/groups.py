@@ -18,7 +18,8 @@ from frostline.report.statistics import Summary, half_width, summarise
 
 IGNORED = (
     "seed", "resume", "figures", "cost", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
-    "trainer.checkpoint_every_s", "trainer.output_drift", "trainer.answers", "stream.token_folder", "stream.token_groups",
+    "trainer.checkpoint_every_s", "trainer.output_drift", "trainer.answers", "trainer.harness",
+    "stream.token_folder", "stream.token_groups",
 )  # fmt: skip
 
 REFERENCE = "joint"  # has all data at once: nothing that one could choose

@@ -58,6 +58,22 @@ def answer_tables(content: dict[str, Any]) -> list[Table]:
     return [table]
 
 
+def harness_tables(content: dict[str, Any]) -> list[Table]:
+    """Return the scores of lm-evaluation-harness's tasks, each by its first measure; else nothing."""
+    rows = content.get("harness") or []
+    if not rows:
+        return []
+    first = {row["of"]: next((key for key in row if key not in ("after", "of")), "") for row in rows}
+    table = Table(title="lm-evaluation-harness", box=SIMPLE_HEAD, caption="every measure is in result.json")
+    for head in ("after", *(escape(f"{name}, {key}") for name, key in first.items())):
+        table.add_column(head, justify="left" if head == "after" else "right")
+    for after in dict.fromkeys(row["after"] for row in rows):
+        own = {row["of"]: row.get(first[row["of"]]) for row in rows if row["after"] == after}
+        cells = ["" if own.get(name) is None else f"{own[name]:.4g}" for name in first]
+        table.add_row("untrained" if after is None else escape(content["stream"]["tasks"][after]), *cells)
+    return [table]
+
+
 def _perplexities(losses: list[list[float | None]], bits: list[list[float | None]] | None) -> list[list[str]]:
     cells = _cells([[None if v is None else math.exp(min(v, 700.0)) for v in row] for row in losses], ".4g")
     if bits is None:

@@ -18,6 +18,7 @@ from frostline.report.tables import (
     against_full_lines,
     answer_tables,
     bill_table,
+    harness_tables,
     metrics_table,
     perplexity_tables,
     saving_lines,
@@ -134,6 +135,7 @@ class TerminalReport(Observer):
                     accuracy_table(content),
                     *perplexity_tables(content),
                     *answer_tables(content),
+                    *harness_tables(content),
                     metrics_table(content),
                     bill,
                 ):

@@ -92,7 +92,7 @@ def language(
         suites,
         end=end,
         groups=partial(groups_of, tokens, token_groups),
-        octets=tokens.octets,
+        tokens=tokens,
     )
     return keep(stream, validation=validation)
 

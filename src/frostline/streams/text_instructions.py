@@ -87,7 +87,7 @@ def instructions(
         online,
         tuple(suites),
         groups=partial(groups_of, tokens, token_groups),
-        octets=tokens.octets,
+        tokens=tokens,
         writing=tokens.writing(),
     )
     return keep(stream, validation=validation)

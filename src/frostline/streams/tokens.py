@@ -13,33 +13,20 @@ import torch
 from torch import Tensor
 
 from frostline.core.checks import UsageError
-from frostline.core.types import Writing
+from frostline.core.types import Vocabulary, Writing
 
 ENDS_OF_ANSWERS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|end_of_turn|>")
 OCTET, SPACE = re.compile("<0x[0-9A-F]{2}>"), "\u2581"  # as tokenizers of SentencePiece's kind write them
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>", "[SEP]")
 
 
-class Tokens(Protocol):
-    """What makes token ids of texts; `size` of them are known, `end` ends a text."""
+class Tokens(Vocabulary, Protocol):
+    """What makes token ids of texts; `size` of them are known."""
 
     size: int
-    end: int
-
-    def documents(self, texts: list[str]) -> list[np.ndarray]:
-        """Return each text's tokens, with the one that ends it."""
-        ...
 
     def words(self) -> list[str]:
         """Return the text of each token."""
-        ...
-
-    def octets(self) -> Tensor | None:
-        """Return how many bytes of text each token stands for [size]; None where tokens do not say all of a text."""
-        ...
-
-    def writing(self) -> Writing:
-        """Return what makes text of tokens, and what ends an answer."""
         ...
 
     def marked(self, parts: Sequence[tuple[str, bool]], ends: bool) -> tuple[list[int], list[bool]]:
