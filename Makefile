@@ -40,5 +40,5 @@ clean:
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'frostline needs Python >= 3.11, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,text,vision,huggingface,lightning,onnx,harness]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,text,vision,huggingface,lightning,onnx,harness,quantised]'
 	@touch $@

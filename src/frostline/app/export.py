@@ -31,6 +31,11 @@ def export(run: Path, to: Path, program: str = "torch", allow: Sequence[str] = (
     """
     one_of("format", program, FORMATS)
     description = read_description(run)
+    if kind := description["model"].get("quantised"):
+        raise UsageError(
+            f"{run}: its model is adapters beside a base in {kind}, which is no weights to write. Expected a run with "
+            "model.quantised=null."
+        )
     hint = "say so with --allow"
     named = targets([description["model"], description.get("selector")])
     refuse_foreign(named - set(allow), str(run / weights.DESCRIPTION), hint)
@@ -67,6 +72,8 @@ def export(run: Path, to: Path, program: str = "torch", allow: Sequence[str] = (
 def build_model(run: Path, description: dict[str, Any]) -> nn.Module:
     """Return the model of a run's folder with its weights, in eval mode."""
     ours = {"pretrained": False, "checkpoint": None}  # its weights are the run's
+    if description["model"].get("quantised"):
+        ours = {}  # but for those that are constants
     node = {key: ours.get(key, value) for key, value in description["model"].items() if key != "weights"}
     model = build(DictConfig(node), shape=tuple(description["shape"]), classes=description["classes"])
     if description.get("head") is not None:  # one that was worked out takes the place of the model's own

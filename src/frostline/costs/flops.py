@@ -20,6 +20,8 @@ HAVE_PRODUCTS = re.compile(  # operators of torch's with products in them: one w
     "eig|inverse|fft|lu_|householder|ormqr"
 )
 
+WITHOUT_PRODUCTS = ("bitsandbytes.dequantize_4bit",)  # others' operators that work element by element
+
 
 @lru_cache(None)
 def _formula(operator: Any) -> Callable[..., int] | None:
@@ -36,6 +38,8 @@ def _uncounted(operator: Any) -> str:
     if operator.namespace in ("prim", "prims", "profiler", "frostline") or _formula(operator) is not None:
         return ""
     name = str(operator.overloadpacket)
+    if name in WITHOUT_PRODUCTS:
+        return ""
     return name if operator.namespace != "aten" or HAVE_PRODUCTS.search(name.removeprefix("aten.")) else ""
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from frostline.core.checks import UsageError
+from frostline.core.checks import UsageError, one_of
 from frostline.core.torchvision_schemas import torchvision
 from frostline.models.classifier import Classifier, original_names, refuse_missing
+from frostline.models.quantised import KINDS, quantise
 from frostline.models.staging import FAMILIES, cut
 
 DROPOUTS = (
@@ -33,14 +34,28 @@ def huggingface(
 
 
 def causal_lm(
-    shape: Sequence[int], classes: int, path: str, pretrained: bool = True, dropout: float = 0.0
+    shape: Sequence[int],
+    classes: int,
+    path: str,
+    pretrained: bool = True,
+    dropout: float = 0.0,
+    quantised: str | None = None,
 ) -> Classifier:
     """Return the language model in the folder `path` (config.json and safetensors), from token ids to next tokens' logits.
 
     [B, L] in, [B, L, V] out. Nothing is downloaded, and no code that comes with a model is run. A head that shares the
-    embedding's weight stays so.
+    embedding's weight stays so. quantised: 'nf4' or 'int8' keep the weights of linear layers but the head's in 4 or 8 bits;
+    they are constants then, so that adapters, norms and embeddings are what can train.
     """
-    net, missing = _load("AutoModelForCausalLM", shape, path, pretrained, dropout)
+    if quantised is not None:
+        one_of("model.quantised", quantised, KINDS)
+    if quantised and not pretrained:
+        raise UsageError(f"model.quantised={quantised} is of weights that are there. Expected model.pretrained=true.")
+    net, missing = _load(
+        "AutoModelForCausalLM", shape, path, pretrained, dropout, "auto" if quantised else torch.float32
+    )
+    if quantised:
+        quantise(net, quantised, net.get_output_embeddings())
     known = net.get_input_embeddings().num_embeddings
     if known < classes:
         raise UsageError(
@@ -56,7 +71,9 @@ def causal_lm(
     return original_names(model, named)
 
 
-def _load(kind: str, shape: Sequence[int], path: str, pretrained: bool, dropout: float) -> tuple[Any, set[str]]:
+def _load(
+    kind: str, shape: Sequence[int], path: str, pretrained: bool, dropout: float, dtype: Any = torch.float32
+) -> tuple[Any, set[str]]:
     """Return a model of transformers' own from a folder, and which of its weights the folder lacks."""
     torchvision()  # transformers imports it
     try:
@@ -86,7 +103,7 @@ def _load(kind: str, shape: Sequence[int], path: str, pretrained: bool, dropout:
             "config": config,
             "local_files_only": True,
             "use_safetensors": True,
-            "dtype": torch.float32,
+            "dtype": dtype,
         }
         missing: set[str] = set()
         if pretrained:

@@ -16,6 +16,7 @@ from frostline.core.scope import evaluating
 from frostline.core.structure import head
 from frostline.core.tensors import digest
 from frostline.loop.run import Run
+from frostline.models.quantised import Quantised
 
 NAME, DESCRIPTION, SERVED = "model.safetensors", "model.json", "served.safetensors"
 FORMAT = "frostline.model/1"
@@ -49,14 +50,17 @@ def save(run: Run, folder: Path, config: dict[str, Any]) -> None:
 
 
 def merged(model: nn.Module) -> nn.Module:
-    """Return the model without adapters, their products added to the weights beside them; itself where it has none."""
+    """Return the model without adapters, their products added to the weights beside them; itself where it has none.
+
+    Beside packed weights they stay: those have no place for a sum.
+    """
     if not any("lora_A" in name for name, _ in model.named_modules()):
         return model
     from peft.tuners.lora import LoraLayer
 
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
+        if isinstance(module, LoraLayer) and not isinstance(module.get_base_layer(), Quantised):
             module.merge()  # type: ignore[operator]
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, module.get_base_layer())
