@@ -46,6 +46,19 @@ def test_the_loss_in_pieces_teaches_what_the_whole_one_does(make_run, selector):
     assert whole.progress.loss[-1][0] == pytest.approx(pieces.progress.loss[-1][0], rel=1e-4)
 
 
+def test_in_bfloat16_too(make_run):
+    runs = [
+        make_run(model=net, stream=stream(), epochs=2, batch_size=8, loss_in_pieces=pieces, precision="bfloat16")
+        for pieces in ("off", "on")
+    ]
+    for run in runs:
+        run_stream(run)
+    whole, pieces = runs
+    assert [row.flops for row in whole.meter.rows] == [row.flops for row in pieces.meter.rows]
+    before, after = (run.progress.loss[at][0] for run, at in ((whole, 0), (whole, -1)))
+    assert abs(pieces.progress.loss[-1][0] - after) < 0.05 * (before - after)
+
+
 def test_pieces_are_taken_where_the_whole_is_large(make_run, monkeypatch):
     for large, expected in ((8 * LENGTH * WORDS * 4, True), (8 * LENGTH * WORDS * 4 + 1, False)):
         monkeypatch.setattr(plain, "LARGE", large)

@@ -163,8 +163,8 @@ def wants_pieces(lesson: Lesson) -> bool:
         why = "it is for streams in which every token asks for one of all words"
     elif run.strategy.uses("criterion") or run.strategy.uses("penalty"):
         why = "the strategy looks at the logits, or adds to the loss"
-    elif settings.sam or settings.precision != "float32":
-        why = "it is for plain float32 steps (no trainer.sam)"
+    elif settings.sam:
+        why = "trainer.sam takes two steps of the whole"
     elif settings.compile not in ("auto", "off"):
         why = f"a compiled step makes them as a whole (trainer.compile={settings.compile})"
     if why and settings.loss_in_pieces == "on":
