@@ -259,6 +259,11 @@ def test_rows_are_found_wherever_they_are(tmp_path):
 
 @pytest.mark.parametrize(("rows", "options", "message"), [
     ([{"prompt": "a"}], {}, r"line 1 has 'prompt': expected 'prompt' and 'completion', or 'messages'"),
+    (
+        [{"instruction": "Add.", "input": "1 and 2", "output": "3"}],
+        {"prompt": "instruction", "completion": "output"},
+        r"line 1 has an 'input' too.*stream\.prompt=\[instruction,input\]",
+    ),
     ([{"prompt": "a", "completion": 3}], {}, r"line 1 has no text under 'completion'"),
     (["text"], {}, r"line 1 is no object but str"),
     ([{"messages": "hello"}], {}, r"line 1, 'messages': expected a list of"),
@@ -288,3 +293,16 @@ def test_a_template_that_writes_answers_differently_later_is_named(tmp_path, tok
     (tokenizer / "tokenizer_config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"has no chat template. Expected stream.template=chatml"):
         instructions(str(tmp_path / "data"), tokenizer=str(tokenizer))
+
+
+def test_a_prompt_may_be_several_columns(tmp_path):
+    """Alpaca's rows have an instruction and, some of them, an input."""
+    rows = [
+        {"instruction": f"Say {n}.", "input": "in words" if n % 2 else "", "output": f"It is {n}"} for n in range(40)
+    ]
+    write(tmp_path / "alpaca.jsonl", rows)
+    stream = instructions(str(tmp_path), prompt=["instruction", "input"], completion="output", length=48)
+    batch = next(iter(stream[0].train.batches(100)))
+    said = {bytes(t for t in x.tolist() if t < 256).decode().split("It is")[0] for x in batch.x}
+    assert said <= {f"Say {n}." + "\n\nin words" * (n % 2) for n in range(40)}
+    assert {"words" in text for text in said} == {True, False}

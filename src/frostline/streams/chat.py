@@ -11,19 +11,21 @@ from frostline.streams.rows import Row, text_in
 Message = dict[str, str]
 Render = Callable[[list[Message], bool], str]  # of messages, and whether the model is to answer
 Stretch = tuple[str, bool]  # some text, and whether it is an answer
+Keys = tuple[str | Sequence[str], str, str]
 BUILT_IN = "chatml"
 SPEAKERS = {"human": "user", "gpt": "assistant"}  # as ShareGPT calls them
 
 
-def stretches(
-    row: Row, keys: tuple[str, str, str], where: str, render: Render, every: bool
-) -> tuple[list[Stretch], bool]:
+def stretches(row: Row, keys: Keys, where: str, render: Render, every: bool) -> tuple[list[Stretch], bool]:
     """Return a row's text in stretches, and whether a template has written it, with whatever begins and ends it.
 
     keys: what the columns with the prompt, the answer and the messages are called. Prompt and answer are texts, or lists of
-    messages. Of `messages` the assistant's are answers, all or with `every` false the last.
+    messages; a prompt of several columns is their texts, those that are not empty, with a blank line between them. Of
+    `messages` the assistant's are answers, all or with `every` false the last.
     """
-    prompt, completion, messages = keys
+    prompts, completion, messages = keys
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompt = prompts[0]
     if row.get(messages) is not None:
         told = _messages(row[messages], f"{where}, {messages!r}")
         answers = [i for i, message in enumerate(told) if message["role"] == "assistant"]
@@ -37,8 +39,14 @@ def stretches(
             f"{where} has {', '.join(map(repr, row)) or 'nothing'}: expected {prompt!r} and {completion!r}, or {messages!r}. "
             "Others are named by stream.prompt, stream.completion and stream.messages."
         )
+    if prompts == ["instruction"] and row.get("input"):
+        raise UsageError(
+            f"{where} has an 'input' too, which is half of what was asked. Expected 'stream.prompt=[instruction,input]', which "
+            "joins them."
+        )
     if isinstance(row[prompt], str):
-        return [(row[prompt], False), (text_in(row, completion, where), True)], False
+        asked = "\n\n".join(text_in(row, key, where) for key in prompts if row.get(key))
+        return [(asked, False), (text_in(row, completion, where), True)], False
     told, asked = _messages(row[completion], f"{where}, {completion!r}"), _messages(row[prompt], f"{where}, {prompt!r}")
     answers = [len(asked) + i for i, message in enumerate(told) if message["role"] == "assistant"]
     return _conversation([*asked, *told], answers if every else answers[-1:], render, where), True

@@ -13,7 +13,7 @@ from frostline.core.checks import UsageError, in_range, one_of
 from frostline.core.objectives import IGNORED, Classification
 from frostline.core.sources import TensorSource
 from frostline.core.types import Suite, Task, TaskStream
-from frostline.streams.chat import Render, renderer, stretches
+from frostline.streams.chat import Keys, Render, renderer, stretches
 from frostline.streams.keeping import keep
 from frostline.streams.rows import Places, Rows, chosen, places, stem
 from frostline.streams.tokens import Tokens, groups_of, tokens_for
@@ -35,7 +35,7 @@ def instructions(
     test_samples: int | None = 500,
     test_share: float = 0.1,
     validation: float = 0.0,
-    prompt: str = "prompt",
+    prompt: str | Sequence[str] = "prompt",
     completion: str = "completion",
     messages: str = "messages",
     encoding: str = "utf-8",
@@ -116,7 +116,7 @@ class _Reading:
 
     tokens: Tokens
     render: Render
-    keys: tuple[str, str, str]
+    keys: Keys
     learn_from: str
     length: int
     limits: tuple[int | None, int | None]
