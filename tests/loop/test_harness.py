@@ -158,7 +158,7 @@ def test_scores_are_held_out_suites_and_on_the_bill(place, run, tmp_path):
 def test_what_cannot_be_asked_is_refused(place, tmp_path, digits):
     for more, message in (
         ("trainer.harness=[mor]", "no task 'mor'. Did you mean 'more'"),
-        ("trainer.harness_path=/nowhere", "harness_path='/nowhere': expected a folder"),
+        (f"trainer.harness_path={place}/no", "/no': expected a folder"),
         ("trainer.harness=null", "trainer.harness_path is for the harness's tasks"),
         ("trainer.harness_limit=0", "harness_limit=0"),
         ("trainer.harness=[a] stream.held_out=[a]", "'a' is held-out data of the stream already"),
@@ -170,6 +170,18 @@ def test_what_cannot_be_asked_is_refused(place, tmp_path, digits):
         harness.check(TrainerConfig(harness=["more"]), digits)
     plain = from_tasks([((torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)),) * 2])
     harness.check(TrainerConfig(), plain)
+
+
+def test_a_perplexity_beyond_all_numbers_loses_no_run(place, tmp_path):
+    text = ROLLING.replace("FOLDER/more", f"{place}/long").replace("whole_texts", "endless")
+    (place / "tasks" / "endless.yaml").write_text(text)
+    (place / "long.jsonl").write_text(json.dumps({"text": "q" * 4000}))
+    code, error = in_process(*arguments(place), "trainer.harness=[endless,more]", f"hydra.run.dir={tmp_path}")
+    assert code == 0, error
+    rows = json.loads((tmp_path / "result.json").read_text())["harness"]
+    assert [row["of"] for row in rows] == ["endless", "more"] * 3
+    assert "word_perplexity" not in rows[0]
+    assert rows[1]["acc"] >= 0
 
 
 def test_a_dry_run_knows_what_the_harness_will_take(place, run, tmp_path):

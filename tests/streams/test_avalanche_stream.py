@@ -120,7 +120,7 @@ def test_split_cifar10_on_files_laid_out_as_it_expects(avalanche, tmp_path, monk
     )
 
 
-def test_refusals(avalanche):
+def test_refusals(avalanche, tmp_path):
     with pytest.raises(UsageError, match=r"'SplitMNST' is none of Avalanche's\. .*SplitMNIST"):
         from_avalanche("SplitMNST")
     with pytest.raises(UsageError, match=r"settings.n_experience: SplitMNIST does not take it\. .*n_experiences"):
@@ -128,7 +128,7 @@ def test_refusals(avalanche):
     with pytest.raises(UsageError, match="no train_stream and test_stream"):
         from_avalanche(object())
     with pytest.raises(UsageError, match="could not be made"):
-        from_avalanche("SplitFMNIST", tasks=3, data_root="/nowhere")
+        from_avalanche("SplitFMNIST", tasks=3, data_root=str(tmp_path / "nowhere"))
     bare = avalanche.utils.AvalancheDataset([torch.utils.data.TensorDataset(torch.zeros(4, 2))])
     with pytest.raises(UsageError, match="Experience 0 of train has no labels"):
         from_avalanche(avalanche.benchmark_from_datasets(train=[bare], test=[bare]))

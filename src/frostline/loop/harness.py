@@ -1,6 +1,7 @@
 """EleutherAI's lm-evaluation-harness: its tasks are held-out suites, asked in words, where trainer.harness names some."""
 
 import logging
+import math
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -61,19 +62,25 @@ def ask(run: Run, moment: int | None) -> None:
         run.strategy.serving(run.model, None),
         _quiet(),
     ):
-        found = evaluate(HarnessModel(run), tasks, limit=settings.harness_limit, bootstrap_iters=0, log_samples=False)
-    if run.rehearsal is not None or found is None:
-        return
-    scores: dict[str, Any] = dict(found.get("results") or {})
-    asked = settings.harness if set(settings.harness) <= set(scores) else scores  # a tag has no score of its own
-    for name in asked:
-        _record(run, moment, name, scores[name])
+        for name, loaded in tasks.items():
+            try:
+                found = evaluate(
+                    HarnessModel(run), loaded, limit=settings.harness_limit, bootstrap_iters=0, log_samples=False
+                )
+            except OverflowError:  # a perplexity beyond what a float holds: no reason to lose a run
+                found = {"results": {name: {}}}
+            scores: dict[str, Any] = dict((found or {}).get("results") or {})
+            if run.rehearsal is None:
+                for each in [name] if name in scores else scores:  # a tag has no score of its own
+                    _record(run, moment, each, scores[each])
 
 
 def _record(run: Run, moment: int | None, name: str, scores: dict[str, Any]) -> None:
     """Add a task's scores, and its accuracy to the row of the held-out suites."""
     values = {
-        key.removesuffix(",none"): v for key, v in scores.items() if isinstance(v, float) and "_stderr" not in key
+        key.removesuffix(",none"): v if math.isfinite(v) else None
+        for key, v in scores.items()
+        if isinstance(v, int | float) and "stderr" not in key and "," in key
     }
     run.progress.harness.append({"after": moment, "of": name, **values})
     key = next((k for known in ACCURACIES for k in values if k.split(",")[0] == known), None)
@@ -85,8 +92,8 @@ def _record(run: Run, moment: int | None, name: str, scores: dict[str, Any]) -> 
 
 
 @cache
-def _loaded(names: tuple[str, ...], path: str | None, shots: int | None) -> Any:
-    """Return the harness's tasks with their data."""
+def _loaded(names: tuple[str, ...], path: str | None, shots: int | None) -> dict[str, Any]:
+    """Return the harness's tasks with their data, by the name that was asked for."""
     from frostline.core.torchvision_schemas import torchvision
 
     torchvision()  # the harness imports it
@@ -107,12 +114,12 @@ def _loaded(names: tuple[str, ...], path: str | None, shots: int | None) -> Any:
                     "`lm-eval ls tasks` prints, or one of your own in trainer.harness_path."
                 )
         try:
-            tasks = manager.load(list(names))
+            tasks = {name: manager.load([name]) for name in names}
         except Exception as error:  # of data sets' hubs, files and scripts, whatever they raise
             raise UsageError(
                 f"trainer.harness={list(names)}: the data cannot be read ({type(error).__name__}: {str(error)[:300]})."
             ) from error
-        for task in tasks["tasks"].values():
+        for task in (task for loaded in tasks.values() for task in loaded["tasks"].values()):
             if shots is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=shots or 0)
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
