@@ -10,8 +10,9 @@ from frostline.core.checks import UsageError
 from frostline.core.torchvision_schemas import torchvision
 from frostline.loop import harness
 from frostline.loop.settings import TrainerConfig
+from frostline.models import decoder
 from frostline.records.weights import read
-from frostline.streams import from_tasks
+from frostline.streams import from_tasks, language
 from tests.conftest import in_process
 
 CHOICE = """
@@ -170,6 +171,44 @@ def test_what_cannot_be_asked_is_refused(place, tmp_path, digits):
         harness.check(TrainerConfig(harness=["more"]), digits)
     plain = from_tasks([((torch.zeros(4, 3), torch.zeros(4, dtype=torch.int64)),) * 2])
     harness.check(TrainerConfig(), plain)
+
+
+def test_the_worked_examples_are_the_same_at_each_moment(place, make_run):
+    """They were drawn further and further: a run that went on after a kill would have asked other questions."""
+    stream = language(
+        str(place / "texts"), tasks=["a"], tokenizer=str(place), length=96, tokens_per_task=2000, test_tokens=500
+    )
+    run = make_run(
+        model=decoder,
+        stream=stream,
+        harness=["more", "whole_texts"],
+        harness_path=str(place / "tasks"),
+        harness_shots=2,
+    )
+    asked = []
+    for moment in (None, 0):
+        harness.ask(run, moment)
+        asked.append({row["of"]: {k: v for k, v in row.items() if k != "after"} for row in run.progress.harness[-2:]})
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("do_sample: true", "asks for drawn answers"),
+        ("do_sample: false}\nunsafe_code: true\nmetadata: {a: b", "runs code"),
+    ],
+)
+def test_what_would_be_answered_in_another_way_is_refused(setting, message, place, tmp_path):
+    text = (
+        GENERATED.replace("FOLDER", str(place))
+        .replace("do_sample: false", setting)
+        .replace("task: said", "task: other")
+    )
+    (tmp_path / "other.yaml").write_text(text)
+    stream = language(str(place / "texts"), tasks=["a"], tokenizer=str(place), length=48, tokens_per_task=2000)
+    with pytest.raises(UsageError, match=message):
+        harness.check(TrainerConfig(harness=["other"], harness_path=str(tmp_path)), stream)
 
 
 def test_a_perplexity_beyond_all_numbers_loses_no_run(place, tmp_path):

@@ -223,3 +223,5 @@ def test_a_language_run_says_perplexities_and_positions():
     assert tasks.title == "Perplexity / bits a byte after each task"
     assert list(tasks.columns[1].cells) == ["7.389 / 2.885", "[bold]1 / 0.000[/]"]
     assert list(suites.columns[1].cells) == ["2.718 / 1.443", ""]
+    content["held_out"] |= {"arc": {"accuracy": [0.5, 0.6], "loss": [None, None]}}  # the harness's have no loss
+    assert len(perplexity_tables(content)[1].columns) == 2

@@ -211,7 +211,7 @@ ODD = "Grüße,  aus\tKöln \u4e2d\u6587 \U0001f600!\n"
 @pytest.mark.parametrize("kind", ["bytes", "byte_level", "byte_fallback"])
 def test_the_bytes_of_a_texts_tokens_are_the_bytes_of_the_text(kind, tmp_path):
     tokens = tokens_for(None if kind == "bytes" else _trained(kind, tmp_path))
-    lengths, texts = tokens.octets(), [ODD, "plain words and so on", ODD[::-1]]
+    lengths, texts = tokens.octets, [ODD, "plain words and so on", ODD[::-1]]
     lead = 1 if kind == "byte_fallback" else 0  # SentencePiece writes a space before a text
     for text, ids in zip(texts, tokens.documents(texts), strict=True):
         assert lengths[torch.from_numpy(ids).long()].sum() == lead + len(text.encode())
@@ -221,7 +221,7 @@ def test_tokens_that_do_not_say_all_of_a_text_have_no_bytes(tmp_path):
     tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "[SEP]": 1, "a": 2}, unk_token="[UNK]"))
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert tokens_for(str(tmp_path)).octets() is None
+    assert tokens_for(str(tmp_path)).octets is None
 
 
 def _trained(kind, folder):

@@ -264,6 +264,8 @@ def test_rows_are_found_wherever_they_are(tmp_path):
         {"prompt": "instruction", "completion": "output"},
         r"line 1 has an 'input' too.*stream\.prompt=\[instruction,input\]",
     ),
+    ([{"prompt": "a", "completion": "b"}], {"prompt": []}, r"stream\.prompt=\[\]: expected the name of a column"),
+    ([{"a": [{"role": "user", "content": "x"}], "b": "c", "completion": "d"}], {"prompt": ["a", "b"]}, "no text under 'a'"),
     ([{"prompt": "a", "completion": 3}], {}, r"line 1 has no text under 'completion'"),
     (["text"], {}, r"line 1 is no object but str"),
     ([{"messages": "hello"}], {}, r"line 1, 'messages': expected a list of"),

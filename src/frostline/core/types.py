@@ -171,8 +171,9 @@ class Vocabulary(Protocol):
         """Return each text's tokens, with the one that ends it."""
         ...
 
+    @property
     def octets(self) -> Tensor | None:
-        """Return how many bytes of text each token stands for [size]; None where tokens do not say all of a text."""
+        """How many bytes of text each token stands for [size]; None where tokens do not say all of a text."""
         ...
 
     def writing(self) -> Writing:

@@ -1,5 +1,6 @@
 """Answers to test prompts by greedy generation, beside those wanted, where trainer.answers asks for them."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,18 +48,28 @@ def _answers(run: Run, name: str, source: Source, task: Task | None, moment: int
     writing, found = run.stream.writing, []
     assert writing is not None
     for asked in prompts(source, run.settings.answers or 0, writing, name):
-        said = asked.wanted
-        call = partial(generate, run.model, asked.prompt.to(run.device), writing.ends, asked.most)
-        if run.rehearsal is None:
-            said = call()
-        else:
-            with run.rehearsal.piece("answer", run.meter) as wanted:
-                if wanted:
-                    call()
-        _charge(run, len(asked.prompt) + len(said), task)
-        if run.rehearsal is None:
+        said = go_on(run, asked.prompt, writing.ends, asked.most, len(asked.wanted))
+        if said is not None:
             found.append({"after": moment, "of": name, **compared(asked, said, writing)})
     return found
+
+
+def go_on(run: Run, prompt: Tensor, ends: Sequence[Sequence[int]], most: int, supposed: int) -> list[int] | None:
+    """Return what the run's model says after a prompt [L], on the bill; None in a rehearsal, which supposes so many tokens."""
+    said = None
+    call = partial(generate, run.model, prompt.to(run.device), ends, most)
+    if run.rehearsal is None:
+        said = call()
+    else:
+        with run.rehearsal.piece("answer", run.meter) as wanted:
+            if wanted:
+                call()
+    length = min(len(prompt) + (supposed if said is None else len(said)), run.stream.shape[0])
+    x = torch.zeros(
+        1, length, dtype=torch.int64, device=run.device
+    )  # with a cache every token goes through the model once
+    run.meter.step(1, operations(run, Work(Batch(x, x, x[:, 0], x[:, 0]), partial(run.model, x), kind="answer"), [run]))
+    return said
 
 
 def compared(asked: Asked, said: list[int], writing: Writing) -> dict[str, Any]:
@@ -109,10 +120,3 @@ def _before(ids: list[int], ends: Any) -> list[int] | None:
     """Return the tokens before the first end; None where there is no end."""
     places = [i for i in range(len(ids)) for end in ends if ids[i : i + len(end)] == list(end)]
     return ids[: min(places)] if places else None
-
-
-def _charge(run: Run, length: int, task: Task | None) -> None:
-    """Put an answer on the bill: with a cache every token goes through the model once."""
-    x = torch.zeros(1, min(length, run.stream.shape[0]), dtype=torch.int64, device=run.device)
-    batch = Batch(x, x, x[:, 0], x[:, 0])
-    run.meter.step(1, operations(run, Work(batch, lambda: run.model(x), kind="answer"), [run]))

@@ -41,7 +41,16 @@ def check(settings: TrainerConfig, stream: TaskStream) -> None:
         raise UsageError(
             f"trainer.harness: {min(taken)!r} is held-out data of the stream already. Expected another name."
         )
-    _loaded(tuple(settings.harness), settings.harness_path, settings.harness_shots)
+    tasks = _loaded(tuple(settings.harness), settings.harness_path, settings.harness_shots)
+    for name, task in ((name, task) for loaded in tasks.values() for name, task in loaded["tasks"].items()):
+        if getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"):
+            raise UsageError(
+                f"trainer.harness: {name!r} runs code that a model wrote, which is not done here. Expected another."
+            )
+        if (task.get_config("generation_kwargs") or {}).get("do_sample"):
+            raise UsageError(
+                f"trainer.harness: {name!r} asks for drawn answers; here they are the likeliest. Expected another."
+            )
 
 
 def ask(run: Run, moment: int | None) -> None:
@@ -63,6 +72,8 @@ def ask(run: Run, moment: int | None) -> None:
         _quiet(),
     ):
         for name, loaded in tasks.items():
+            for task in loaded["tasks"].values():
+                task.set_fewshot_seed(seed=FEWSHOT_SEED)  # the same examples at each moment, and after a kill
             try:
                 found = evaluate(
                     HarnessModel(run), loaded, limit=settings.harness_limit, bootstrap_iters=0, log_samples=False
@@ -122,7 +133,6 @@ def _loaded(names: tuple[str, ...], path: str | None, shots: int | None) -> dict
         for task in (task for loaded in tasks.values() for task in loaded["tasks"].values()):
             if shots is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=shots or 0)
-            task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return tasks
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from frostline.core.types import Batch
+from frostline.loop.answering import go_on
 from frostline.loop.evaluation import Work, operations
 from frostline.loop.run import Run
-from frostline.models.generating import generate
 
 STEP = 32  # lengths are multiples of it, so that few shapes are counted
 MOST_GENERATED = 256  # tokens, where a task does not say; the harness's own
@@ -103,18 +103,7 @@ class HarnessModel(TemplateLM):
         most = min(int(settings.get("max_gen_toks", MOST_GENERATED)), self.length - 1)
         prompt = torch.tensor(self.tok_encode(text)[-(self.length - most) :] or [self.tokens.end])
         ends = [*writing.ends, *(tuple(self.tok_encode(end)) for end in until if end)]
-        said: list[int] = []
-        run, call = self.run, partial(generate, self.run.model, prompt.to(self.run.device), ends, most)
-        if run.rehearsal is None:
-            said = call()
-        else:
-            with run.rehearsal.piece("harness answer", run.meter) as wanted:
-                if wanted:
-                    call()
-        x = torch.zeros(1, -(-(len(prompt) + (len(said) or most)) // STEP) * STEP, dtype=torch.int64, device=run.device)
-        x = x[:, : self.length]
-        batch = Batch(x, x, x[:, 0], x[:, 0])
-        run.meter.step(1, operations(run, Work(batch, partial(run.model, x), kind="harness"), [run]))
+        said = go_on(self.run, prompt, ends, most, most) or []
         found = writing.decode([i for i in said if (i,) not in writing.ends])
         for end in until:
             found = found.split(end)[0] if end else found

@@ -133,7 +133,7 @@ def bits_per_byte(
 
     It is what models with different tokens can be compared by: what a text's tokens cost together, by the bytes of the text.
     """
-    lengths = None if stream.tokens is None else stream.tokens.octets()
+    lengths = None if stream.tokens is None else stream.tokens.octets
     if lengths is None:
         return None
 

@@ -18,7 +18,7 @@ from frostline.report.statistics import Summary, half_width, summarise
 
 IGNORED = (
     "seed", "resume", "figures", "cost", "tracking", "overwrite", "checkpoint", "strategy", "trainer.device", "trainer.threads",
-    "trainer.checkpoint_every_s", "trainer.output_drift", "trainer.answers", "trainer.harness",
+    "trainer.checkpoint_every_s", "trainer.output_drift", "trainer.answers", "trainer.harness_path",
     "stream.token_folder", "stream.token_groups",
 )  # fmt: skip
 

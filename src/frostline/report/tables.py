@@ -26,8 +26,7 @@ def perplexity_tables(content: dict[str, Any]) -> list[Table]:
     bits = content.get("bits_per_byte") or {"tasks": None, "held_out": {}}
     what = "Perplexity" if bits["tasks"] is None else "Perplexity / bits a byte"
     tables = [_matrix(f"{what} after each task", content, _perplexities(content["loss"], bits["tasks"]))]
-    if content["held_out"]:
-        names = list(content["held_out"])
+    if names := [name for name, suite in content["held_out"].items() if any(v is not None for v in suite["loss"])]:
         rows = [list(row) for row in zip(*(content["held_out"][name]["loss"] for name in names), strict=True)]
         own = [bits["held_out"].get(name) for name in names]
         own = None if None in own else [list(row) for row in zip(*own, strict=True)]

@@ -44,7 +44,7 @@ def stretches(row: Row, keys: Keys, where: str, render: Render, every: bool) -> 
             f"{where} has an 'input' too, which is half of what was asked. Expected 'stream.prompt=[instruction,input]', which "
             "joins them."
         )
-    if isinstance(row[prompt], str):
+    if isinstance(row[prompt], str) or len(prompts) > 1:
         asked = "\n\n".join(text_in(row, key, where) for key in prompts if row.get(key))
         return [(asked, False), (text_in(row, completion, where), True)], False
     told, asked = _messages(row[completion], f"{where}, {completion!r}"), _messages(row[prompt], f"{where}, {prompt!r}")

@@ -62,6 +62,8 @@ def instructions(
     in_range("stream.test_samples", test_samples, 1)
     one_of("stream.learn_from", learn_from, LEARN_FROM)
     one_of("stream.right", right, RIGHT)
+    if not prompt:
+        raise UsageError("stream.prompt=[]: expected the name of a column, or several.")
     known = places(path)
     names = chosen(known, tasks, held_out)
     tokens = tokens_for(tokenizer)

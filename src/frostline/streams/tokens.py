@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,8 +56,9 @@ class Bytes:
         """Return each byte's character, where it is one alone."""
         return [bytes([i]).decode("utf-8", "replace") for i in range(256)] + [""]
 
+    @property
     def octets(self) -> Tensor:
-        """Return 1 for each byte, and 0 for what ends a text."""
+        """1 for each byte, and 0 for what ends a text."""
         return (torch.arange(self.size) != self.end).long()
 
     def writing(self) -> Writing:
@@ -102,8 +104,14 @@ class FromFile:
         """Return each token's text, none of those that are no text."""
         return self.tokenizer.decode_batch([[i] for i in range(self.size)])
 
+    @property
     def octets(self) -> Tensor | None:
-        """Return each token's bytes: a sign is one where the tokenizer spells bytes by signs; special tokens have none."""
+        """Each token's bytes."""
+        return self._octets
+
+    @cached_property
+    def _octets(self) -> Tensor | None:
+        """Each token's bytes: a sign is one where the tokenizer spells bytes by signs; special tokens have none."""
         marks, special = json.loads(self.tokenizer.to_str()), self.tokenizer.get_added_tokens_decoder()
         decoder = json.dumps(marks["decoder"])
         signs = [self.tokenizer.id_to_token(i) or "" for i in range(self.size)]
