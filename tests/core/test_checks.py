@@ -8,6 +8,7 @@ from frostline.app.config import conf_dir
 from frostline.core.checks import SYNONYMS, UsageError, in_range, nearest, one_of
 from frostline.core.rng import derive, generator
 from frostline.loop.settings import TrainerConfig
+from frostline.models.quantised import KINDS
 
 
 def test_messages_name_value_expectation_and_nearest():
@@ -43,7 +44,7 @@ def test_every_word_of_another_framework_leads_to_one_name_that_there_is():
     settings = {
         key for path in conf_dir().glob("*/*.yaml") for key in re.findall(r"^ *([a-z_]+):", path.read_text(), re.M)
     }
-    known |= {path.stem for path in conf_dir().iterdir()}
+    known |= {path.stem for path in conf_dir().iterdir()} | set(KINDS)
     words = [word for others in SYNONYMS.values() for word in others]
     assert set(SYNONYMS) <= known | settings
     for name, others in SYNONYMS.items():

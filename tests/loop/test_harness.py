@@ -98,6 +98,8 @@ def run(place, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     code, error = in_process(*arguments(place), f"hydra.run.dir={folder}")
     assert code == 0, error
+    assert "it/s" not in error  # a bar for each step of the harness's
+    assert "examples" not in error
     return folder
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,10 +138,19 @@ def _loaded(names: tuple[str, ...], path: str | None, shots: int | None) -> dict
 
 @contextmanager
 def _quiet() -> "Iterator[None]":
-    """Keep the harness from saying all that it does."""
-    before = logging.root.manager.disable
+    """Keep the harness from saying all that it does; bars are for what takes long."""
+    from datasets.utils import logging as of_datasets
+    from lm_eval.api import model, task
+
+    before, bars = logging.root.manager.disable, task.tqdm
     logging.disable(logging.WARNING)
+    task.tqdm = model.tqdm = partial(bars, leave=False, delay=2)
+    told = of_datasets.is_progress_bar_enabled()
+    of_datasets.disable_progress_bar()
     try:
         yield
     finally:
         logging.disable(before)
+        task.tqdm = model.tqdm = bars
+        if told:
+            of_datasets.enable_progress_bar()
