@@ -115,6 +115,10 @@ def test_adapters_learn_beside_packed_weights_and_are_what_is_kept(kind, folder,
     assert packed["loss"][-1][-1] < 0.95 * packed["loss"][0][-1]
     learning = [[r["flops"] for r in run["ledger"] if r["phase"] == "train"] for run in (packed, plain)]
     assert learning[0] == learning[1]
+    full = [run["full_finetuning"] for run in (packed, plain)]
+    assert full[0]["flops"] == full[1]["flops"]
+    assert full[0]["flops_ratio"] == full[1]["flops_ratio"] < 0.9
+    assert full[0]["seconds"] is None  # nobody timed it
     assert (tmp_path / "packed" / "model.safetensors").stat().st_size < (
         tmp_path / "plain" / "model.safetensors"
     ).stat().st_size

@@ -38,6 +38,11 @@ def is_staged(model: object) -> TypeGuard[Staged]:
     return callable(stages) and not isinstance(stages, nn.Module) and callable(head)
 
 
+def packed_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers whose weights are packed constants of a few bits: they say `packed`."""
+    return [module for module in model.modules() if getattr(module, "packed", False) is True]
+
+
 def parameter_of(module: str, name: str) -> str:
     """Return the full name of a module's own parameter; a model that is one layer has the name ''."""
     return f"{module}.{name}" if module else name

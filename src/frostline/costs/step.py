@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from frostline.core.scope import Scope
-from frostline.core.structure import everything, is_staged
+from frostline.core.structure import everything, is_staged, packed_layers
 from frostline.costs.flops import FlopCounter
 
 # Inputs of an autograd node whose gradients are one product each, as large as the forward's. A node that is not here
@@ -40,7 +40,8 @@ class StepCosts:
 
     forward: operations of the forward pass. terms: (operations, names): a piece of the backward pass, and the
     parameters any of which makes it necessary; one piece may be the weight gradient of a layer (its own parameter) or
-    the gradient that passes through it (all parameters before it). stages: forward operations and parameters of each
+    the gradient that passes through it (all parameters before it); one without names is the weight gradient of a layer whose
+    packed weights cannot train, which full fine-tuning would take. stages: forward operations and parameters of each
     stage, of a model that has stages: what a cache of the frozen prefix saves.
     """
 
@@ -92,11 +93,17 @@ class StepCosts:
             leaves = {like(p).requires_grad_(): n for n, p in model.named_parameters()}
             originals = {id(p): leaf for p, leaf in zip(model.parameters(), leaves, strict=True)}
             originals |= {id(b): like(b) for b in model.buffers()}
-            with _swapped(model, originals), FlopCounter() as counter, _by_stage(model, counter) as stages:
+            with (
+                _swapped(model, originals),
+                FlopCounter() as counter,
+                _by_stage(model, counter) as stages,
+                _of_packed(model, counter) as products,
+            ):
                 loss = model(like(x)).sum()
                 forward = counter.total
                 terms = _backward_terms(loss, leaves, counter)
-        return cls(forward, terms, tuple(stages))
+        packed = tuple((cost, frozenset[str]()) for cost in products)
+        return cls(forward, terms + packed, tuple(stages))
 
 
 def _like(t: Tensor) -> Tensor:
@@ -115,6 +122,20 @@ def _swapped(model: nn.Module, others: dict[int, Tensor]) -> Iterator[None]:
     finally:
         for store, own in zip(stores, kept, strict=True):
             store.update(own)
+
+
+@contextmanager
+def _of_packed(model: nn.Module, counter: FlopCounter) -> Iterator[list[int]]:
+    """Fill a list with the operations of each layer of packed weights as they run."""
+    found, before, handles = [], [0], []
+    for layer in packed_layers(model):
+        handles.append(layer.register_forward_pre_hook(lambda *_: before.__setitem__(0, counter.total)))
+        handles.append(layer.register_forward_hook(lambda *_: found.append(counter.total - before[0])))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from frostline.core.scope import Scope
-from frostline.core.structure import everything
+from frostline.core.structure import everything, packed_layers
 from frostline.core.types import Batch, Task
 from frostline.costs import Reference, StepCosts, TaskCosts
 from frostline.costs.flops import count_flops
@@ -117,7 +117,7 @@ def price_full(run: Run, task: Task) -> None:
 def time_full(run: Run, task: Task, batch: Batch) -> None:
     """Time plain full fine-tuning once a shape of the model, at the first task that is not itself trained in full."""
     known = run.progress.references.setdefault(run.shape, Reference())
-    if run.reference_steps and known.seconds_per_sample is None:
+    if run.reference_steps and known.seconds_per_sample is None and not packed_layers(run.model):
         try:
             run.progress.references[run.shape] = known.measure(
                 run.model, task, batch, run.optimizer, repeats=run.reference_steps, micro=run.settings.micro_batch_size,

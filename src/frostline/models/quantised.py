@@ -20,6 +20,8 @@ class Quantised(nn.Linear):
     checkpoint: they are those of the model's folder.
     """
 
+    packed = True
+
     def __init__(self, layer: nn.Linear, kind: str):
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias, self.kind = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from frostline.core.checks import UsageError
 from frostline.core.files import atomic_write
-from frostline.core.structure import everything
+from frostline.core.structure import everything, packed_layers
 from frostline.loop.run import Observer, Run
 from frostline.records import results
 
@@ -50,7 +50,9 @@ class ResultWriter(Observer):
 def contents_of(run: Run, config: dict[str, Any], status: str, error: str | None = None) -> dict[str, Any]:
     """Return what result.json holds of a run as it stands."""
     sizes = {row.trainable_parameters for row in run.meter.rows if row.phase == "train"}
-    whole = sizes <= {sum(p.numel() for n, p in run.model.named_parameters() if n in everything(run.model))}
+    whole = not packed_layers(run.model) and sizes <= {
+        sum(p.numel() for n, p in run.model.named_parameters() if n in everything(run.model))
+    }
     return results.result(
         status=status,
         config=config,
