@@ -142,12 +142,13 @@ def _named_blocks(model: nn.Module) -> list[tuple[str, frozenset[str]]]:
 
 
 def shares_of_blocks(model: nn.Module, names: Iterable[str]) -> dict[str, float]:
-    """Return which share of the parameters of each block, and of the head, is among `names`."""
+    """Return which share of the parameters of each block, and of the head, is among `names`; those without any are left out."""
     sizes, chosen = {n: p.numel() for n, p in model.named_parameters()}, frozenset(names)
     groups = dict(zip(block_modules(model), blocks(model), strict=True)) | {"head": head(model)}
     return {
-        name: sum(sizes.get(n, 0) for n in own & chosen) / max(1, sum(sizes.get(n, 0) for n in own))
+        name: sum(sizes.get(n, 0) for n in own & chosen) / whole
         for name, own in groups.items()
+        if (whole := sum(sizes.get(n, 0) for n in own))
     }
 
 

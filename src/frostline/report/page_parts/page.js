@@ -155,15 +155,16 @@ function drawBill() {
   const traces = phases.map((phase) => ({ type: "bar", orientation: "h", name: phase, y: groups.map((_, i) => i), x: groups.map((g) => sum(g, phase)),
     marker: look(phase), opacity: 0.9, text: groups.map((g, i) => `${wrapped(name(g))}<br>${(100 * sum(g, phase) / (whole[i] || 1)).toFixed(0)} % of all`), textposition: "none", hovertemplate: `%{text}<br>${phase}: %{x:.3s}<extra></extra>` }));
   Plotly.react("bill", traces, layout({ barmode: "stack", height: 130 + 20 * groups.length, xaxis: { title: { text: unit === "flops" ? "operations (FLOP)" : "seconds" } },
-    yaxis: { tickvals: groups.map((_, i) => i), ticktext: groups.map((g) => (name(g).length > 34 ? `${text(name(g).slice(0, 33))}…` : text(name(g)))) }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }), CONFIG);
+    yaxis: { tickvals: groups.map((_, i) => i), ticktext: groups.map((g) => short(name(g), 34)) }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }), CONFIG);
 }
 function heat(where, z, across, down, more = {}) {
-  const small = z.length * z[0].length <= 132;
+  const small = z.length <= 16 && z.length * z[0].length <= 132;
   Plotly.newPlot(where, [{ type: "heatmap", z, x: across.map((_, i) => i), y: down.map((_, i) => i), zmin: 0, zmax: 1, colorscale: "Cividis", showscale: !small, text: z.map((r) => r.map((v) => (v === null ? "" : v.toFixed(2)))),
     texttemplate: small ? "%{text}" : "", customdata: z.map((r, i) => r.map((_, j) => `${text(down[i])}, ${text(across[j])}`)), hovertemplate: "%{customdata}: %{z:.3f}<extra></extra>", ...more }],
   layout({ margin: { l: 50, r: 8, t: 6, b: 40 }, xaxis: ticks(across), yaxis: { ...ticks(down), autorange: "reversed" } }), { ...CONFIG, displayModeBar: false });
 }
-const short = (s) => (s.length > 14 ? `${text(s.slice(0, 13))}…` : text(s));
+// In the middle: what tells names apart is often their end.
+const short = (s, most = 14) => text(s.length > most ? `${s.slice(0, Math.floor(most / 2) - 1)}…${s.slice(-Math.ceil(most / 2))}` : s);
 function ticks(names) {
   const every = Math.ceil(names.length / 12), places = names.map((_, i) => i).filter((i) => i % every === 0);
   return { tickvals: places, ticktext: places.map((i) => short(names[i])), automargin: true, showgrid: false };
