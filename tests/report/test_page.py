@@ -156,8 +156,8 @@ def test_every_axis_and_both_colours_and_a_phone(opened):
 
 def test_names_are_cut_in_the_middle(opened):
     """What tells settings apart stands at their end."""
-    long = "a_selector_with_quite_a_long_name_indeed"
-    runs = [content("partial", 0, 0.5 + k / 10, selector=long, k=k, flops=8.0) for k in (1, 2)]
+    long = "a_strategy_with_quite_a_long_name_indeed"
+    runs = [content(long, 0, 0.5 + k / 10, selector="LastK", k=k, flops=8.0) for k in (1, 2)]
     shown = [label.text_content() for label in opened(runs).query_selector_all("#bill .ytick text")]
     assert len(set(shown)) == 2
     assert all("…" in name and name.endswith(("k=1", "k=2")) for name in shown)
